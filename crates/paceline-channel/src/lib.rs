@@ -1,0 +1,1 @@
+//! Pure upstream protocols: one machine per protocol, backoff, routes and recovery.

@@ -1,0 +1,1 @@
+//! Local inter-process parts: directories, claims, locks, kits, sockets, framing and codec.

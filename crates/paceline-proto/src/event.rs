@@ -1,0 +1,279 @@
+//! Observable events: each is declared here once and feeds tracing, the trace ring, stats and tests.
+
+use std::fmt;
+
+use crate::id::{Channel, Epoch, LinkId, Mark, Offset, Position, SessionId};
+
+/// Something an operator or a test may want to know. Past tense; one line of text by `Display`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// This session claimed `epoch`.
+    PrimaryElected {
+        /// The new reign.
+        epoch: Epoch,
+        /// Why the predecessor was replaced.
+        over: Cause,
+    },
+    /// The predecessor's store was adopted; submits are acknowledged from here on.
+    Adopted {
+        /// The reign.
+        epoch: Epoch,
+        /// Mutations reachable at adoption.
+        rows: u64,
+    },
+    /// The claim was won but the store could not be adopted: broadcast and reads go on, nothing is acknowledged.
+    AdoptionFailed {
+        /// The reign.
+        epoch: Epoch,
+        /// What failed and what to do.
+        why: String,
+    },
+    /// This session owned `epoch` and found itself replaced.
+    Fenced {
+        /// The lost reign.
+        epoch: Epoch,
+        /// Which part of the fence spoke.
+        why: String,
+    },
+    /// This session stopped owning `epoch` on purpose.
+    SteppedDown {
+        /// The ended reign.
+        epoch: Epoch,
+    },
+    /// No frame came from the owner for the suspicion time.
+    Suspected {
+        /// The owner's reign.
+        epoch: Epoch,
+    },
+    /// The owner was heard again before a claim.
+    SuspicionCleared {
+        /// The owner's reign.
+        epoch: Epoch,
+    },
+    /// Another candidate linked the claim first.
+    ClaimLost {
+        /// The epoch both wanted.
+        epoch: Epoch,
+    },
+    /// This session follows a new owner.
+    Following {
+        /// The owner's reign.
+        epoch: Epoch,
+        /// The owner.
+        owner: SessionId,
+    },
+    /// The owner's lock is held but its socket is gone or closed to us: never taken for dead.
+    OwnerUnreachable {
+        /// The owner's reign.
+        epoch: Epoch,
+        /// What the connection attempt said.
+        why: String,
+    },
+    /// The owner turned this session away.
+    JoinRefused {
+        /// The owner's reign.
+        epoch: Epoch,
+        /// Why.
+        why: String,
+    },
+    /// The store needs a newer reader than this build; this session will not claim over it.
+    StoreTooNew {
+        /// The schema found.
+        schema: u32,
+        /// The reader it needs.
+        min_reader: u32,
+    },
+    /// A claim or kit could not be made.
+    ClaimFailed {
+        /// The epoch wanted.
+        epoch: Epoch,
+        /// What the file system said.
+        why: String,
+    },
+    /// The clock jumped: the machine was suspended.
+    Suspended {
+        /// For how many milliseconds.
+        ms: u64,
+    },
+    /// A session joined.
+    Joined {
+        /// Its connection.
+        link: LinkId,
+        /// The session.
+        session: SessionId,
+    },
+    /// A session's connection ended.
+    Unlinked {
+        /// Its connection.
+        link: LinkId,
+        /// The session.
+        session: SessionId,
+        /// Why.
+        why: String,
+    },
+    /// A peer broke the protocol or a bound and was disconnected.
+    PeerRefused {
+        /// What it did.
+        why: String,
+    },
+    /// A session became heir.
+    HeirAppointed {
+        /// The session.
+        session: SessionId,
+    },
+    /// An heir acknowledged all shared state.
+    HeirCurrent {
+        /// The session.
+        session: SessionId,
+    },
+    /// An heir is one no longer.
+    HeirDismissed {
+        /// The session.
+        session: SessionId,
+    },
+    /// A follower's queue passed its bound; it now gets the latest value per key.
+    FollowerConflated {
+        /// The session.
+        session: SessionId,
+        /// Frames left out so far.
+        dropped: u64,
+    },
+    /// A conflated follower is up to date again.
+    FollowerCaughtUp {
+        /// The session.
+        session: SessionId,
+    },
+    /// A follower saw a hole in its batches and asked for a snapshot.
+    Resynced {
+        /// Where it stood.
+        at: Offset,
+    },
+    /// A missing tail of a channel was taken from a survivor.
+    TailPulled {
+        /// The channel.
+        channel: Channel,
+        /// The survivor.
+        from: SessionId,
+        /// How many events were new.
+        events: u64,
+    },
+    /// A survivor held a newer value than the new owner; it was republished.
+    WinnerRepublished {
+        /// The survivor.
+        from: SessionId,
+    },
+    /// An operation offered by a survivor was applied by the new owner.
+    OperationAdopted {
+        /// The survivor.
+        from: SessionId,
+    },
+    /// The upstream was reopened behind its position because a session is behind every ring.
+    ChannelRewound {
+        /// The channel.
+        channel: Channel,
+        /// Where it resumes.
+        at: Position,
+    },
+    /// Events of a channel may be missing.
+    GapShown {
+        /// The channel.
+        channel: Channel,
+    },
+    /// Two values of one version differ.
+    VersionClash {
+        /// Where the owner's value stands.
+        mark: Mark,
+    },
+    /// A polite handover began.
+    HandoverStarted {
+        /// The heir.
+        to: SessionId,
+    },
+    /// The heir did not claim in time; the owner resumed.
+    HandoverAborted {
+        /// Why.
+        why: String,
+    },
+    /// An upstream connection changed its state.
+    UpstreamChanged {
+        /// The upstream.
+        upstream: String,
+        /// The new state in words.
+        state: String,
+    },
+    /// An upstream message could not be used.
+    UpstreamMessageRefused {
+        /// The upstream.
+        upstream: String,
+        /// Why.
+        why: String,
+    },
+    /// A bound was reached.
+    LimitReached {
+        /// Its name in `limits`.
+        limit: &'static str,
+    },
+}
+
+/// Why an owner was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// There was none.
+    First,
+    /// Its lock was free: it is dead.
+    Dead,
+    /// It was silent through the suspicion time and the probe.
+    Silent,
+    /// It handed over.
+    HandedOver,
+    /// It was this session's own reign, given up for a new store.
+    Own,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+impl Event {
+    /// Stable name of the kind, for filters and counters.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::PrimaryElected { .. } => "primary_elected",
+            Self::Adopted { .. } => "adopted",
+            Self::AdoptionFailed { .. } => "adoption_failed",
+            Self::Fenced { .. } => "fenced",
+            Self::SteppedDown { .. } => "stepped_down",
+            Self::Suspected { .. } => "suspected",
+            Self::SuspicionCleared { .. } => "suspicion_cleared",
+            Self::ClaimLost { .. } => "claim_lost",
+            Self::Following { .. } => "following",
+            Self::OwnerUnreachable { .. } => "owner_unreachable",
+            Self::JoinRefused { .. } => "join_refused",
+            Self::StoreTooNew { .. } => "store_too_new",
+            Self::ClaimFailed { .. } => "claim_failed",
+            Self::Suspended { .. } => "suspended",
+            Self::Joined { .. } => "joined",
+            Self::Unlinked { .. } => "unlinked",
+            Self::PeerRefused { .. } => "peer_refused",
+            Self::HeirAppointed { .. } => "heir_appointed",
+            Self::HeirCurrent { .. } => "heir_current",
+            Self::HeirDismissed { .. } => "heir_dismissed",
+            Self::FollowerConflated { .. } => "follower_conflated",
+            Self::FollowerCaughtUp { .. } => "follower_caught_up",
+            Self::Resynced { .. } => "resynced",
+            Self::TailPulled { .. } => "tail_pulled",
+            Self::WinnerRepublished { .. } => "winner_republished",
+            Self::OperationAdopted { .. } => "operation_adopted",
+            Self::ChannelRewound { .. } => "channel_rewound",
+            Self::GapShown { .. } => "gap_shown",
+            Self::VersionClash { .. } => "version_clash",
+            Self::HandoverStarted { .. } => "handover_started",
+            Self::HandoverAborted { .. } => "handover_aborted",
+            Self::UpstreamChanged { .. } => "upstream_changed",
+            Self::UpstreamMessageRefused { .. } => "upstream_message_refused",
+            Self::LimitReached { .. } => "limit_reached",
+        }
+    }
+}

@@ -1,0 +1,684 @@
+//! Everything that crosses a local connection. The only serializable messages of the group protocol.
+//!
+//! **Invariant:** variants and fields are append-only within a protocol version; `paceline-ipc`'s golden-bytes test
+//! holds the encoding of each. Every reader checks length caps before it allocates.
+//!
+//! The life of a link, from the session's side: `Hello` → `Welcome` (or `Busy`, `Refused`) → `Subscribe`* and offers →
+//! `Snapshot`* → batches, each a `Batch` header followed by its `Frame`s, until `Moved`, `Close` or EOF.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    connection::Connection,
+    id::{Channel, Epoch, Key, Mark, MutationId, Nonce, Offset, OpId, Place, Position, SessionId, Stream, Trace, Version},
+    presence::Presence,
+};
+
+/// Protocol versions this build speaks; the highest common one is used per connection.
+pub const PROTO: ProtoRange = ProtoRange { min: 1, max: 1 };
+
+/// A closed range of protocol versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtoRange {
+    /// Oldest version spoken.
+    pub min: u16,
+    /// Newest version spoken.
+    pub max: u16,
+}
+
+impl ProtoRange {
+    /// The highest version both sides speak.
+    pub fn common(self, other: Self) -> Option<u16> {
+        let version = self.max.min(other.max);
+        (version >= self.min.max(other.min)).then_some(version)
+    }
+}
+
+/// First message of a session on a new connection; at most `HELLO_MAX` bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Proof that the session could read the owner's claim: the nonce in it.
+    pub proof: Nonce,
+    /// Versions the session speaks.
+    pub proto: ProtoRange,
+    /// Who joins.
+    pub session: SessionId,
+    /// A name for people.
+    pub label: String,
+    /// Build of the session's binary, for people.
+    pub build: String,
+    /// Process id, for people; never used to decide.
+    pub pid: u32,
+    /// Whether the session may lead.
+    pub rank: Rank,
+    /// The last place up to which the session has everything of its interest.
+    pub last: Mark,
+    /// Digest of the session's declared configuration; zero where it declares nothing.
+    pub declared: u64,
+    /// What the session shows to its user.
+    pub presence: Presence,
+}
+
+/// Whether and how readily a session leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Rank {
+    /// Never leads.
+    Observer,
+    /// Leads when needed.
+    Candidate,
+    /// A coordinator: chosen first as heir, and given a polite handover.
+    Preferred,
+}
+
+/// A heir as named in pings and Welcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heir {
+    /// The session.
+    pub session: SessionId,
+    /// Its kit, once made; a session may connect there at once after the owner's death.
+    pub kit: Option<KitAddress>,
+    /// Whether it has acknowledged all shared state (an heir that has not is not counted).
+    pub current: bool,
+}
+
+/// Where a kit's socket listens, and the nonce that its claim file will show.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KitAddress {
+    /// File name of the socket below `s/`.
+    pub socket: String,
+    /// The kit's nonce.
+    pub nonce: Nonce,
+}
+
+/// A member of the group as the owner counts them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The session.
+    pub session: SessionId,
+    /// A name for people.
+    pub label: String,
+    /// Process id, for people.
+    pub pid: u32,
+    /// Connected now, or still awaited.
+    pub joined: bool,
+}
+
+/// Answer to an acceptable Hello. From here on the session follows `epoch`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The owner's epoch.
+    pub epoch: Epoch,
+    /// Protocol version of this connection.
+    pub proto: u16,
+    /// The owner's session.
+    pub owner: SessionId,
+    /// The owner has not adopted the predecessor's mutations yet: submits wait, all else is served.
+    pub adopting: bool,
+    /// Changes the session knows since this place are wanted as an offer; `None` = offer everything held.
+    pub offer_since: Option<Mark>,
+    /// Where the channels stand.
+    pub positions: Vec<(Channel, Position)>,
+}
+
+/// Sent every `PING_INTERVAL`; carries what a claimer must know.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Ping {
+    /// The heirs, first in line first.
+    pub heirs: Vec<Heir>,
+    /// What every counted member has acknowledged.
+    pub stable: Mark,
+    /// Joined and still awaited members.
+    pub members: Vec<Member>,
+    /// Whether adoption is still under way.
+    pub adopting: bool,
+}
+
+/// Why a session was turned away for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// No common protocol version.
+    Version {
+        /// The owner's range.
+        owner: ProtoRange,
+        /// The owner's build.
+        build: String,
+        /// The owner's process id.
+        pid: u32,
+    },
+    /// The nonce was not the one in the claim.
+    Proof,
+    /// `SESSIONS_MAX` sessions are joined.
+    Full,
+    /// The message broke the protocol; the text says how.
+    Protocol(String),
+}
+
+/// Header of a batch: everything of the link's interest in (after, upto] is in the `count` frames that follow.
+/// A gap is `after` ≠ the last `upto`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// The owner's epoch.
+    pub epoch: Epoch,
+    /// End of the previous batch or snapshot of this link.
+    pub after: Offset,
+    /// End of this one.
+    pub upto: Offset,
+    /// Where channels stand at `upto`; only those that moved since `after`.
+    pub positions: Vec<(Channel, Position)>,
+    /// How many frames follow.
+    pub count: u32,
+    /// Acknowledge at once: somebody waits for it.
+    pub ack_now: bool,
+    /// Older frames of a key were left out in favour of newer ones; event streams were cut (a `Gap` frame says so).
+    pub conflated: bool,
+}
+
+/// One change of shared state, encoded once and shared by all links.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame {
+    /// Its place within the epoch.
+    pub offset: Offset,
+    /// Its cause.
+    pub trace: Trace,
+    /// The channel message it came from.
+    pub origin: Option<(Channel, Position)>,
+    /// The volatile operation it carries out.
+    pub op: Option<HeldOp>,
+    /// Frames of one upstream message form an atom; this is its last. Batches end only here.
+    pub ends_atom: bool,
+    /// What changed.
+    pub body: Body,
+}
+
+/// What a frame changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    /// A key has this value at this place.
+    Value(Held),
+    /// Keys at or under `key` (`exact`: only it) are stale from here on.
+    Invalidate {
+        /// The prefix.
+        key: Key,
+        /// Only the key itself.
+        exact: bool,
+    },
+    /// An ordered event of a stream; never conflated.
+    Event {
+        /// The stream.
+        stream: Stream,
+        /// JSON bytes.
+        data: Bytes,
+    },
+    /// Events or values of a channel may be missing in (after, upto].
+    Gap(Gap),
+    /// The key goes back to `held` (or to no value): the one way a version may go down.
+    Reset {
+        /// The key.
+        key: Key,
+        /// Its new value, if any.
+        held: Option<Held>,
+        /// Why.
+        why: String,
+    },
+    /// The state of an upstream connection, the group's.
+    Connection(Connection),
+    /// Takes a place without a change (an operation that changed nothing).
+    Nothing,
+}
+
+/// A value with its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The key.
+    pub key: Key,
+    /// Where it stands among all values of the key.
+    pub place: Place,
+    /// JSON bytes.
+    pub value: Bytes,
+    /// Content hash of `value`.
+    pub hash: u64,
+    /// Marked stale by an invalidation after it was installed.
+    pub invalidated: bool,
+}
+
+/// A part of a channel that could not be delivered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The channel.
+    pub channel: Channel,
+    /// The last position known to be delivered, if any.
+    pub after: Option<Position>,
+    /// The first position known to be delivered again is after this one, if known.
+    pub upto: Option<Position>,
+    /// Who lost it.
+    pub why: GapCause,
+}
+
+/// Who lost the events of a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GapCause {
+    /// The upstream could not resume.
+    Upstream,
+    /// The subscriber was too slow and its queue was conflated.
+    SlowReader,
+    /// The subscriber came back too late for every ring and the upstream cannot replay.
+    Resync,
+}
+
+/// An event as kept in rings and sent as a tail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldEvent {
+    /// The frame that carried it first.
+    pub mark: Mark,
+    /// Its channel and position.
+    pub origin: (Channel, Position),
+    /// The stream.
+    pub stream: Stream,
+    /// JSON bytes.
+    pub data: Bytes,
+}
+
+/// A volatile operation as kept by heirs above the stable offset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldOp {
+    /// Its identity.
+    pub id: OpId,
+    /// What it does.
+    pub operation: Operation,
+}
+
+/// A volatile change by a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operation {
+    /// Replace the value.
+    Set {
+        /// The key.
+        key: Key,
+        /// JSON bytes.
+        value: Bytes,
+    },
+    /// Fold a patch onto the value.
+    Merge {
+        /// The key.
+        key: Key,
+        /// Patch bytes as `paceline-query` writes them.
+        patch: Bytes,
+    },
+    /// Replace the value if it still stands at `base` (`None`: if there is none).
+    CompareSet {
+        /// The key.
+        key: Key,
+        /// The place the caller saw.
+        base: Option<Place>,
+        /// JSON bytes.
+        value: Bytes,
+    },
+    /// Mark keys stale.
+    Invalidate {
+        /// The prefix.
+        key: Key,
+        /// Only the key itself.
+        exact: bool,
+    },
+}
+
+/// How a volatile operation ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OpOutcome {
+    /// Applied at `mark`; `volatile` = no heir holds it, so the owner's death alone would lose it.
+    Applied {
+        /// The frame that carried it.
+        mark: Mark,
+        /// Held by the owner only.
+        volatile: bool,
+    },
+    /// A compare-and-set lost; nothing changed.
+    Conflict,
+    /// The patch does not fit the value, or a bound was exceeded; nothing changed.
+    Rejected(String),
+}
+
+/// Where a session stands in a channel, offered to a new owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelOffer {
+    /// The channel.
+    pub channel: Channel,
+    /// Everything of the session's interest up to here arrived.
+    pub covered: Position,
+    /// The events it can hand on: all of its subscribed streams after this position (`None` = none kept).
+    pub ring_after: Option<Position>,
+}
+
+/// A key a session holds, offered to a new owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyOffer {
+    /// The key.
+    pub key: Key,
+    /// Place of the held value.
+    pub place: Place,
+    /// Hash of the held value.
+    pub hash: u64,
+}
+
+/// A mutation on its way to the outbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submit {
+    /// Identity, made by the caller before the first submit.
+    pub id: MutationId,
+    /// First 16 bytes of SHA-256 of the payload.
+    pub hash: [u8; 16],
+    /// What to store.
+    pub payload: Bytes,
+}
+
+/// The owner's word on a submit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SubmitOutcome {
+    /// Durable: it cannot be lost any more.
+    Acknowledged,
+    /// Another payload is stored under this id; the state did not change.
+    HashMismatch,
+    /// An earlier mutation of the session is missing; submit that first.
+    Hole {
+        /// The sequence number wanted.
+        expected: u64,
+    },
+    /// The owner was replaced before it could acknowledge; the next owner decides, submit again with the same id.
+    Moved,
+    /// Whether it is stored is unknown; submit again with the same id.
+    Unknown(String),
+    /// A bound is reached; try later.
+    Busy,
+}
+
+/// A question to the owner; re-issued to the next one when it stays unanswered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// Hand over to this session, or to the first heir.
+    Promote(Option<SessionId>),
+    /// Answered when everything before it was processed.
+    Sync,
+    /// Who is in the group.
+    Members,
+}
+
+/// Answer to an `Ask`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Done.
+    Done,
+    /// The members.
+    Members(Vec<Member>),
+    /// Not done; the text says why.
+    Refused(String),
+}
+
+/// From a session to the owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToHub {
+    /// First message.
+    Hello(Hello),
+    /// Adds to the link's interest.
+    Subscribe {
+        /// Keys.
+        keys: Vec<Key>,
+        /// Streams.
+        streams: Vec<Stream>,
+    },
+    /// Takes from the link's interest.
+    Unsubscribe {
+        /// Keys.
+        keys: Vec<Key>,
+        /// Streams.
+        streams: Vec<Stream>,
+    },
+    /// Keys held, in chunks.
+    OfferKeys(Vec<KeyOffer>),
+    /// Channels and operations, after the keys; `end` closes the offer.
+    OfferRest {
+        /// Where the session stands.
+        channels: Vec<ChannelOffer>,
+        /// Operations above the stable offset.
+        ops: Vec<(Mark, HeldOp)>,
+        /// The offer is complete.
+        end: bool,
+    },
+    /// Values the owner wanted.
+    Values(Vec<Held>),
+    /// Events the owner wanted; `end` closes the tail.
+    Tail {
+        /// The channel.
+        channel: Channel,
+        /// In order of position.
+        events: Vec<HeldEvent>,
+        /// Nothing more comes.
+        end: bool,
+    },
+    /// Everything up to here is applied.
+    Ack(Offset),
+    /// The link broke the order (gap): send a snapshot.
+    Resync,
+    /// A volatile operation.
+    Op {
+        /// Its identity and content.
+        op: HeldOp,
+        /// Its cause.
+        trace: Trace,
+    },
+    /// A mutation.
+    Submit(Submit),
+    /// A question.
+    Ask {
+        /// The session's number for it.
+        id: u64,
+        /// The question.
+        ask: Ask,
+        /// Its cause.
+        trace: Trace,
+    },
+    /// What the session shows to its user changed.
+    Presence(Presence),
+    /// The heir's kit is ready.
+    Kit(KitAddress),
+    /// The heir claimed after `Go`.
+    Took(Epoch),
+    /// Leaves for good.
+    Close,
+}
+
+/// From the owner to a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToSession {
+    /// Accepted.
+    Welcome(Welcome),
+    /// Alive, but not now.
+    Busy {
+        /// Try again after so many milliseconds.
+        retry_ms: u32,
+    },
+    /// Turned away.
+    Refused(Refusal),
+    /// Alive.
+    Ping(Ping),
+    /// Frames follow.
+    Batch(Batch),
+    /// One of the frames of a batch.
+    Frame(Frame),
+    /// State of the link's interest, in chunks.
+    Snapshot(Snapshot),
+    /// Values of the offer that the owner lacks.
+    WantKeys(Vec<Key>),
+    /// Events after `after` that the owner lacks.
+    WantTail {
+        /// The channel.
+        channel: Channel,
+        /// Exclusive start; `None` = all kept.
+        after: Option<Position>,
+    },
+    /// The operation's end.
+    OpDone {
+        /// Which.
+        id: OpId,
+        /// How.
+        outcome: OpOutcome,
+    },
+    /// The submit's end.
+    SubmitDone {
+        /// Which.
+        id: MutationId,
+        /// How.
+        outcome: SubmitOutcome,
+    },
+    /// Answer to an ask.
+    Answer {
+        /// Which.
+        id: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// The session is now an heir: it receives everything and makes a kit. Its snapshot follows.
+    Appointed,
+    /// The session is an heir no longer.
+    Dismissed,
+    /// Claim now: the owner stopped at this place, and its upstream connections are closed.
+    Go {
+        /// The owner's last place.
+        last: Mark,
+    },
+    /// The owner handed over.
+    Moved {
+        /// The new epoch.
+        epoch: Epoch,
+        /// Its socket and nonce.
+        to: KitAddress,
+    },
+    /// The owner ends without a successor.
+    Close,
+}
+
+/// A chunk of a snapshot. The follower's `last` advances only at `end`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Values.
+    pub held: Vec<Held>,
+    /// Tails of event streams that the session has not seen, in order.
+    pub events: Vec<HeldEvent>,
+    /// Gaps that lie in those tails, each before the events it precedes by position.
+    pub gaps: Vec<Gap>,
+    /// Volatile operations known (full to heirs).
+    pub ops: Vec<(Mark, HeldOp)>,
+    /// Upstream connections.
+    pub connections: Vec<Connection>,
+    /// The snapshot is complete.
+    pub end: Option<SnapshotEnd>,
+}
+
+/// Closes a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotEnd {
+    /// The link's batches continue after this offset.
+    pub upto: Offset,
+    /// Where the channels stand there.
+    pub positions: Vec<(Channel, Position)>,
+    /// It held all shared state (for an heir), not only the interest.
+    pub complete: bool,
+}
+
+/// A change as an upstream's routes produce it, before it has a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Set a key.
+    Set {
+        /// The key.
+        key: Key,
+        /// JSON bytes.
+        value: Bytes,
+        /// The server's version.
+        version: Version,
+    },
+    /// Fold a patch.
+    Merge {
+        /// The key.
+        key: Key,
+        /// Patch bytes.
+        patch: Bytes,
+    },
+    /// Mark stale.
+    Invalidate {
+        /// The prefix.
+        key: Key,
+        /// Only the key itself.
+        exact: bool,
+    },
+    /// Emit an ordered event.
+    Event {
+        /// The stream.
+        stream: Stream,
+        /// JSON bytes.
+        data: Bytes,
+    },
+}
+
+/// A frame shared by all links: the encoding is made once, by the first link that needs it.
+#[derive(Debug)]
+pub struct Shared {
+    /// The frame.
+    pub frame: Frame,
+    /// Its length-prefixed encoding as `ToSession::Frame`; filled by the transport.
+    pub encoded: std::sync::OnceLock<Bytes>,
+    /// Estimated bytes, for bounds.
+    pub size: usize,
+}
+
+impl Shared {
+    /// Wraps a frame.
+    pub fn new(frame: Frame) -> Arc<Self> {
+        let size = 96 + frame.body.size() + frame.op.as_ref().map_or(0, |op| op.operation.size());
+        Arc::new(Self { frame, encoded: std::sync::OnceLock::new(), size })
+    }
+}
+
+impl Body {
+    /// Bytes of key and value.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Value(held) => held.size(),
+            Self::Invalidate { key, .. } => key.0.len(),
+            Self::Event { stream, data } => stream.0.len() + data.len(),
+            Self::Gap(gap) => gap.channel.0.len(),
+            Self::Reset { key, held, .. } => key.0.len() + held.as_ref().map_or(0, Held::size),
+            Self::Connection(_) | Self::Nothing => 0,
+        }
+    }
+}
+
+impl Held {
+    /// Bytes of key and value.
+    pub fn size(&self) -> usize {
+        self.key.0.len() + self.value.len()
+    }
+}
+
+impl Operation {
+    /// The key it touches.
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Set { key, .. }
+            | Self::Merge { key, .. }
+            | Self::CompareSet { key, .. }
+            | Self::Invalidate { key, .. } => key,
+        }
+    }
+
+    /// Bytes of key and value or patch.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Set { key, value } | Self::CompareSet { key, value, .. } => key.0.len() + value.len(),
+            Self::Merge { key, patch } => key.0.len() + patch.len(),
+            Self::Invalidate { key, .. } => key.0.len(),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Pure data layer: query keys, patches, freshness and the replica's values.

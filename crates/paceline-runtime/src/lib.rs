@@ -1,0 +1,1 @@
+//! Actor shells that run the pure machines on one thread of a session.

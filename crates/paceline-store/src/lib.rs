@@ -1,0 +1,1 @@
+//! Durable queue database of one epoch: group commit, adoption by reference, fold.

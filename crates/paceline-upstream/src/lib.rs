@@ -1,0 +1,1 @@
+//! Upstream transports: WebSocket over TCP and TLS.
