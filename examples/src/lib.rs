@@ -1,1 +1,6 @@
-//! Support shared by the examples.
+//! Pieces of the examples that are worth testing on their own.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+#[cfg(unix)]
+pub mod one_wire;

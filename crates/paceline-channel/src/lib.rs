@@ -1,1 +1,11 @@
-//! Pure upstream protocols: one machine per protocol, backoff, routes and recovery.
+//! Upstream protocols as pure machines: one [`protocol::Protocol`] per protocol, a [`connection::Connection`] that
+//! lives through reconnects, and [`route`]s that turn messages into changes of the group's state.
+
+pub mod backoff;
+pub mod condition;
+pub mod connection;
+pub mod path;
+pub mod protocol;
+pub mod random;
+pub mod route;
+pub mod websocket;

@@ -15,5 +15,8 @@ pub mod hub;
 pub mod id;
 pub mod limits;
 pub mod message;
+mod ops;
 pub mod presence;
+mod ring;
+mod seqs;
 pub mod time;

@@ -78,6 +78,10 @@ pub const LINK_QUEUE_BYTES: usize = 4 << 20;
 pub const OFFER_WAIT: Duration = Duration::from_millis(500);
 /// Bytes of one write to a follower; a queue is drained in pieces of this size.
 pub const WRITE_MAX: usize = 256 << 10;
+/// Keys, and streams, that one session may be subscribed to; as many values may be wanted from its offer.
+pub const INTEREST_MAX: usize = 65_536;
+/// A submit that the owner was too busy to take is sent again after this time.
+pub const SUBMIT_RETRY: Duration = Duration::from_millis(50);
 /// Items in one chunk of an offer, a subscription or a snapshot.
 pub const CHUNK_ITEMS: usize = 256;
 

@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     connection::Connection,
-    id::{Channel, Epoch, Key, Mark, MutationId, Nonce, Offset, OpId, Place, Position, SessionId, Stream, Trace, Version},
+    id::{
+        Channel, Epoch, Key, Mark, MutationId, Nonce, Offset, OpId, Place, Position, SessionId, Stream,
+        Trace, Version,
+    },
     presence::Presence,
 };
 
@@ -82,6 +85,8 @@ pub struct Heir {
     pub kit: Option<KitAddress>,
     /// Whether it has acknowledged all shared state (an heir that has not is not counted).
     pub current: bool,
+    /// As in its Hello; a preferred one that is current gets a polite handover.
+    pub rank: Rank,
 }
 
 /// Where a kit's socket listens, and the nonce that its claim file will show.
@@ -130,7 +135,8 @@ pub struct Ping {
     pub heirs: Vec<Heir>,
     /// What every counted member has acknowledged.
     pub stable: Mark,
-    /// Joined and still awaited members.
+    /// Joined and still awaited members; on the wire empty where unchanged since the link's last ping (the follower
+    /// machine fills it in again).
     pub members: Vec<Member>,
     /// Whether adoption is still under way.
     pub adopting: bool,
@@ -236,7 +242,7 @@ pub struct Held {
     pub key: Key,
     /// Where it stands among all values of the key.
     pub place: Place,
-    /// JSON bytes.
+    /// JSON bytes; empty where a Reset left the key without a value.
     pub value: Bytes,
     /// Content hash of `value`.
     pub hash: u64,
@@ -348,8 +354,20 @@ pub struct ChannelOffer {
     pub channel: Channel,
     /// Everything of the session's interest up to here arrived.
     pub covered: Position,
-    /// The events it can hand on: all of its subscribed streams after this position (`None` = none kept).
+    /// The events it can hand on: all of its subscribed streams after this position (`None` = since the channel
+    /// began; equal to `covered` where none are kept).
     pub ring_after: Option<Position>,
+    /// The session was an up-to-date heir: its ring holds the events of all streams, not only of its own.
+    pub complete: bool,
+}
+
+/// Operations of one session that were applied, whether or not their bytes are still kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The session whose caller made them.
+    pub session: SessionId,
+    /// Their sequence numbers, as ascending inclusive runs.
+    pub runs: Vec<(u64, u64)>,
 }
 
 /// A key a session holds, offered to a new owner.
@@ -566,7 +584,7 @@ pub struct Snapshot {
     pub held: Vec<Held>,
     /// Tails of event streams that the session has not seen, in order.
     pub events: Vec<HeldEvent>,
-    /// Gaps that lie in those tails, each before the events it precedes by position.
+    /// Gaps that lie in those tails; those of one chunk come before its events.
     pub gaps: Vec<Gap>,
     /// Volatile operations known (full to heirs).
     pub ops: Vec<(Mark, HeldOp)>,
@@ -585,6 +603,11 @@ pub struct SnapshotEnd {
     pub positions: Vec<(Channel, Position)>,
     /// It held all shared state (for an heir), not only the interest.
     pub complete: bool,
+    /// Where the event rings begin that an heir now holds (`None` = since the channel began). To others: the channels
+    /// that have not begun.
+    pub rings: Vec<(Channel, Option<Position>)>,
+    /// Operations applied so far (to heirs).
+    pub applied: Vec<Applied>,
 }
 
 /// A change as an upstream's routes produce it, before it has a place.

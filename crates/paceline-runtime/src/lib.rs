@@ -1,1 +1,27 @@
 //! Actor shells that run the pure machines on one thread of a session.
+//!
+//! A session's runtime is one thread with one actix arbiter. On it live the actors **Election** ([`election`]), **Hub**
+//! ([`hub`]), **Follower** ([`follower`]), **Socket** ([`socket`]) and **Outbox** ([`outbox`]), each a shell
+//! ([`shell`]) over a pure machine. Other threads hold a [`Runtime`], read the [`replica::Replica`] and send
+//! messages.
+
+mod death;
+mod election;
+mod fold;
+mod follower;
+mod hub;
+mod link;
+mod observe;
+mod options;
+mod outbox;
+mod peers;
+pub mod replica;
+mod shell;
+pub mod socket;
+mod thread;
+pub mod trace;
+
+pub use death::{Death, End};
+pub use observe::{EVENTS_KEPT, JoinState, Observer};
+pub use options::{Identity, Options};
+pub use thread::{CallError, Runtime, StartError};

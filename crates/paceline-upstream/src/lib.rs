@@ -1,1 +1,4 @@
-//! Upstream transports: WebSocket over TCP and TLS.
+//! Upstream transports. The protocols above them are pure and live in `paceline-channel`.
+
+mod tls;
+pub mod websocket;

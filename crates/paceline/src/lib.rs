@@ -1,1 +1,53 @@
 //! Client of a Paceline group: one wire, one cache, one outbox for all sessions of an application on a machine.
+//!
+//! A [`Session`] joins the group of its name. One session of the group is elected primary and holds the live
+//! connection; every session reads from its own replica, in memory, without asking anybody. When the primary dies,
+//! freezes or leaves, the next one takes over in milliseconds.
+//!
+//! ```no_run
+//! use paceline::{Session, WebSocket, key};
+//!
+//! # async fn run() -> Result<(), paceline::Error> {
+//! let session = Session::builder("warehouse")
+//!     .upstream(WebSocket::new("feed", "ws://127.0.0.1:9000/").route(paceline::Route::event("notices")))
+//!     .join()
+//!     .await?;
+//!
+//! let mut stock = session.query(key!["stock", 7]).subscribe::<u64>();
+//! session.set(key!["stock", 7], &41).await?;
+//! session.update::<u64>(key!["stock", 7], |old| old.unwrap_or(0) + 1).await?;
+//! while let Ok(view) = stock.changed().await {
+//!     println!("{:?}", view.data());
+//! }
+//! session.leave().await
+//! # }
+//! ```
+//!
+//! The runtime has its own thread, so any executor will do, and none is needed for the `_blocking` twins. The library
+//! installs no signal handler, no tracing subscriber and no panic hook, and reads no file and no environment it was
+//! not given.
+
+mod builder;
+mod error;
+mod events;
+mod group;
+mod query;
+mod session;
+mod upstream;
+
+pub use builder::Builder;
+pub use error::Error;
+pub use events::{Event, EventError, EventSubscription, Events};
+pub use group::{Group, GroupWatch};
+pub use paceline_proto::{
+    connection::{Connection, ConnectionState},
+    election::Role,
+    id::{Epoch, Position, SessionId, Trace, Version},
+    message::{Gap, GapCause, Member},
+    presence::Presence,
+};
+pub use paceline_query::{key, key::QueryKey, patch::Patch};
+pub use paceline_runtime::replica::GroupView;
+pub use query::{DataStatus, Query, Subscription, View};
+pub use session::{Receipt, Session};
+pub use upstream::{Change, Route, WebSocket};

@@ -3,6 +3,40 @@
 //! Facts about the file system and connections come in as [`Input`]s, wishes go out as [`Effect`]s; the file system
 //! decides every race (a hard link succeeds once). States: Idle → Probing → Following(e) → Suspecting(e) →
 //! Claiming(e+1) → Owning(e+1) → Draining → Probing; any owner that finds itself fenced goes back to Probing.
+//!
+//! | state | waits for | leaves to |
+//! |---|---|---|
+//! | Probing | listing, lock test, Welcome | Following (Welcome), Suspecting (silence), Claiming (free lock, or no claim) |
+//! | Following | pings, EOF, Moved, Go | Probing (EOF, Moved), Suspecting (silence), Claiming (Go) |
+//! | Suspecting | own ticks, then the direct probe | Following (any sign of life), Probing, Claiming (held lock, no reply) |
+//! | Claiming | the claim's answer | Owning (won), Probing (lost), Following (a Welcome came first, or a Go that could not be met) |
+//! | Owning | fence, store, Leave, Promote | Draining, Probing (fenced) |
+//! | Draining | quiet hub, the heir's Took | Probing, Owning (aborted), Left |
+//!
+//! **Invariant:** at most one [`Effect::Claim`] is unanswered, and [`Effect::Begin`] follows only [`ClaimResult::Won`]
+//! (`tests/election_random.rs`).
+//!
+//! **Invariant:** of several attempts at most one is welcomed: accepting a Welcome drops all other attempts and the
+//! former link in the same batch of effects (`tests/election_random.rs`).
+//!
+//! **Invariant:** an owner whose lock is held is claimed over only after it gave no reply through the suspicion time and
+//! the direct probe, and a re-read of the claims (`tests/election_suspicion.rs`).
+//!
+//! The shell fires due deadlines before any other input, carries out all effects of one input before it hands in the
+//! next, answers included, and ignores answers of attempts after [`Effect::Disconnect`].
+
+mod claiming;
+mod draining;
+mod following;
+mod kit;
+mod machine;
+mod owning;
+mod probing;
+mod state;
+mod suspecting;
+mod timing;
+
+pub use machine::Election;
 
 use crate::{
     event::{Cause, Event},
@@ -84,6 +118,12 @@ pub enum Input {
     Start,
     /// Answer to [`Effect::List`].
     Listed(Listing),
+    /// The claims or stores could not be listed: nothing is known, so nothing is claimed. (An empty
+    /// [`Listing`] would mean that there never was an owner.)
+    ListFailed {
+        /// What the file system said.
+        why: String,
+    },
     /// Answer to [`Effect::TestLock`].
     LockTested {
         /// The claim tested.
@@ -126,8 +166,10 @@ pub enum Input {
         /// Token of [`Effect::Connect`].
         attempt: u64,
     },
-    /// A ping from the owner.
+    /// A ping from the owner; while owning, from the own hub over the loopback link: it names the heirs.
     Ping(Ping),
+    /// The owner appointed this session heir, or dismissed it. Pings say the same, later.
+    Heir(bool),
     /// The deadline passed. `heard` is when the last byte came from the owner.
     Deadline {
         /// Time of the last frame, as the shell saw it.
@@ -236,7 +278,8 @@ pub enum Effect {
         /// Token of the attempt.
         attempt: u64,
     },
-    /// Make a kit off the join path; answer with [`Input::KitMade`].
+    /// Make a kit off the join path; answer with [`Input::KitMade`]. If an unused one is there already (from a lost
+    /// claim), answer with that at once. In both cases the owner is told its address.
     MakeKit,
     /// Drop the unused kit.
     DropKit,
@@ -246,7 +289,9 @@ pub enum Effect {
         /// The epoch wanted.
         epoch: Epoch,
     },
-    /// Start hub and listener for `epoch`, from what the own follower holds: broadcast and reads serve at once.
+    /// Start hub and listener for `epoch`, from what the own follower holds: broadcast and reads serve at once. The
+    /// follower's link moves to the own hub; with [`Cause::HandedOver`] the connection to the old owner stays open for
+    /// the [`Effect::SendTook`] that follows, until it ends or [`Effect::Disconnect`].
     Begin {
         /// The new reign.
         epoch: Epoch,
@@ -292,7 +337,8 @@ pub enum Effect {
         /// The own new epoch.
         epoch: Epoch,
     },
-    /// Stop hub, listener, store and upstreams of `epoch`; release the claim's lock last.
+    /// Stop hub, listener, store and upstreams of `epoch` and of no other (with [`Cause::Own`] the next reign's claim
+    /// is won already); release the claim's lock last.
     End {
         /// The reign.
         epoch: Epoch,
@@ -314,7 +360,7 @@ pub enum Effect {
         /// The own reign.
         epoch: Epoch,
     },
-    /// The session left: everything is released.
+    /// The session left: everything is released; a link to an owner gets its Close first.
     Left,
     /// The role shown to the user changed.
     Role(Role),

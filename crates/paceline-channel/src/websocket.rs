@@ -1,0 +1,330 @@
+//! JSON messages over a WebSocket, with the place of type, position and data configured by paths.
+
+use std::time::Duration;
+
+use paceline_proto::{
+    hub::Resume,
+    id::Position,
+    limits::VALUE_MAX,
+    time::{Time, earliest},
+};
+use serde_json::Value;
+
+use crate::{
+    condition::Condition,
+    path::Path,
+    protocol::{Caps, CloseAction, CloseInfo, ConnectRequest, Frame, Out, Outgoing, Protocol, Secret},
+};
+
+/// A server that asks for more than this is not waited for; the backoff's own cap decides.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// Where messages say where they stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PositionSpec {
+    /// The number (or text) of a message.
+    pub offset: Path,
+    /// The server's name for the history the number belongs to.
+    pub epoch: Option<Path>,
+    /// Query parameter that resumes after a position.
+    pub resume_query: Option<String>,
+    /// What a reconnect can prove.
+    pub resume: Resume,
+    /// Numbers have no holes.
+    pub dense: bool,
+}
+
+/// How a silent server is noticed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Text to send; `None` = a ping of the transport.
+    pub send: Option<String>,
+    /// After so long without an inbound frame.
+    pub every: Duration,
+    /// Dead after so long without an inbound frame.
+    pub dead_after: Duration,
+}
+
+/// A JSON WebSocket upstream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WebSocketSpec {
+    /// `ws://` or `wss://`.
+    pub url: String,
+    /// Headers of the handshake.
+    pub headers: Vec<(String, Secret)>,
+    /// Subprotocols offered.
+    pub subprotocols: Vec<String>,
+    /// Positions, if messages have them.
+    pub position: Option<PositionSpec>,
+    /// Heartbeat, if wanted.
+    pub heartbeat: Option<Heartbeat>,
+    /// A message that ends the snapshot which the server sends on connect; `None` = it sends none.
+    pub live_when: Option<Condition>,
+    /// Longest message taken, bytes.
+    pub max_message: usize,
+}
+
+impl WebSocketSpec {
+    /// An upstream at `url`, without positions, heartbeat and snapshot.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            headers: Vec::new(),
+            subprotocols: Vec::new(),
+            position: None,
+            heartbeat: None,
+            live_when: None,
+            max_message: VALUE_MAX,
+        }
+    }
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct WebSocketJson {
+    spec: WebSocketSpec,
+    live: bool,
+    heard: Option<Time>,
+    beat: Option<Time>,
+}
+
+impl WebSocketJson {
+    /// Not connected.
+    pub const fn new(spec: WebSocketSpec) -> Self {
+        Self { spec, live: false, heard: None, beat: None }
+    }
+
+    fn position(&self, message: &Value) -> Option<Position> {
+        let spec = self.spec.position.as_ref()?;
+        match spec.offset.find(message)? {
+            Value::Number(number) => {
+                let epoch = spec.epoch.as_ref().and_then(|path| path.find(message)).map(text).unwrap_or_default();
+                Some(Position::Seq { epoch: epoch.into(), offset: number.as_u64()? })
+            }
+            Value::String(opaque) => Some(Position::Opaque(opaque.as_str().into())),
+            _ => None,
+        }
+    }
+
+    fn heartbeat_deadlines(&self) -> Option<(Time, Time)> {
+        let heartbeat = self.spec.heartbeat.as_ref()?;
+        let heard = self.heard?;
+        let due = self.beat.map_or(heard, |beat| beat.max(heard)) + heartbeat.every;
+        Some((due, heard + heartbeat.dead_after))
+    }
+}
+
+impl Protocol for WebSocketJson {
+    fn caps(&self) -> Caps {
+        match &self.spec.position {
+            Some(position) => Caps { resume: position.resume, dense: position.dense },
+            None => Caps { resume: Resume::None, dense: false },
+        }
+    }
+
+    fn transport(&self) -> &'static str {
+        "websocket"
+    }
+
+    fn request(&self, position: Option<&Position>) -> ConnectRequest {
+        let mut url = self.spec.url.clone();
+        let parameter = self.spec.position.as_ref().and_then(|spec| spec.resume_query.as_ref());
+        if let (Some(name), Some(position)) = (parameter, position) {
+            let value = match position {
+                Position::Seq { offset, .. } => Some(offset.to_string()),
+                Position::Opaque(opaque) => Some(opaque.to_string()),
+                // Counted here: it means nothing to the server.
+                Position::Local { .. } => None,
+            };
+            if let Some(value) = value {
+                url.push(if url.contains('?') { '&' } else { '?' });
+                url.push_str(&percent_encode(name));
+                url.push('=');
+                url.push_str(&percent_encode(&value));
+            }
+        }
+        ConnectRequest {
+            url,
+            headers: self.spec.headers.clone(),
+            subprotocols: self.spec.subprotocols.clone(),
+            max_message: self.spec.max_message,
+        }
+    }
+
+    fn on_open(&mut self, now: Time, out: &mut Vec<Out>) {
+        self.heard = Some(now);
+        self.beat = None;
+        self.live = self.spec.live_when.is_none();
+        if self.live {
+            out.push(Out::Live);
+        }
+    }
+
+    fn on_frame(&mut self, now: Time, frame: Frame, out: &mut Vec<Out>) {
+        self.heard = Some(now);
+        let raw = match frame {
+            Frame::Text(raw) | Frame::Binary(raw) => raw,
+            Frame::Alive => return,
+        };
+        let value: Value = match serde_json::from_slice(&raw) {
+            Ok(value) => value,
+            Err(error) => return out.push(Out::Unusable(format!("a message is not JSON: {error}"))),
+        };
+        if !self.live && self.spec.live_when.as_ref().is_some_and(|when| when.holds(&value)) {
+            self.live = true;
+            return out.push(Out::Live);
+        }
+        let position = self.position(&value);
+        out.push(Out::Message { value, raw, position, live: self.live });
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        self.heartbeat_deadlines().and_then(|(beat, dead)| earliest(Some(beat), Some(dead)))
+    }
+
+    fn on_deadline(&mut self, now: Time, out: &mut Vec<Out>) {
+        let Some((beat, dead)) = self.heartbeat_deadlines() else { return };
+        if now >= dead {
+            self.heard = None;
+            out.push(Out::Drop("the server was silent for too long".to_owned()));
+        } else if now >= beat {
+            self.beat = Some(now);
+            let text = self.spec.heartbeat.as_ref().and_then(|heartbeat| heartbeat.send.clone());
+            out.push(Out::Send(text.map_or(Outgoing::Ping, Outgoing::Text)));
+        }
+    }
+
+    fn on_close(&mut self, close: &CloseInfo) -> CloseAction {
+        self.heard = None;
+        let hint = close.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
+        match (close.status, close.code) {
+            (Some(409), _) => CloseAction::Occupied,
+            (Some(408 | 425 | 429 | 500..=599) | None, None) => CloseAction::Backoff(hint),
+            (Some(status @ (401 | 403)), _) => {
+                CloseAction::Stop(format!("the server refused the credentials (status {status}); check the headers"))
+            }
+            (Some(status @ 300..=399), _) => {
+                CloseAction::Stop(format!("the server redirects (status {status}); use the final address"))
+            }
+            (Some(status), _) => CloseAction::Stop(format!("the server refused with status {status}")),
+            (None, Some(_)) => CloseAction::Backoff(hint),
+        }
+    }
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// RFC 3986: everything but unreserved characters.
+fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> WebSocketSpec {
+        let mut spec = WebSocketSpec::new("ws://h/feed?x=1");
+        spec.position = Some(PositionSpec {
+            offset: "$.seq".parse().unwrap(),
+            epoch: Some("$.stream".parse().unwrap()),
+            resume_query: Some("since".into()),
+            resume: Resume::Proven,
+            dense: true,
+        });
+        spec
+    }
+
+    fn frame(machine: &mut WebSocketJson, now: u64, text: &str) -> Vec<Out> {
+        let mut out = Vec::new();
+        machine.on_frame(Time(now), Frame::Text(text.to_owned().into()), &mut out);
+        out
+    }
+
+    #[test]
+    fn a_position_is_read_and_asked_for_again() {
+        let mut machine = WebSocketJson::new(spec());
+        machine.on_open(Time(0), &mut Vec::new());
+        let out = frame(&mut machine, 1, r#"{"seq":41,"stream":"a"}"#);
+        let Some(Out::Message { position: Some(position), live: true, .. }) = out.first() else { panic!("{out:?}") };
+        assert_eq!(*position, Position::Seq { epoch: "a".into(), offset: 41 });
+        assert_eq!(machine.request(Some(position)).url, "ws://h/feed?x=1&since=41");
+        assert_eq!(machine.request(Some(&Position::Opaque("a b&c".into()))).url, "ws://h/feed?x=1&since=a%20b%26c");
+        assert_eq!(machine.request(None).url, "ws://h/feed?x=1");
+    }
+
+    #[test]
+    fn a_message_that_is_not_json_does_not_end_the_connection() {
+        let mut machine = WebSocketJson::new(spec());
+        machine.on_open(Time(0), &mut Vec::new());
+        assert!(matches!(frame(&mut machine, 1, "{").as_slice(), [Out::Unusable(_)]));
+        assert!(matches!(frame(&mut machine, 2, "{}").as_slice(), [Out::Message { position: None, .. }]));
+    }
+
+    #[test]
+    fn messages_before_the_live_mark_are_a_snapshot() {
+        let mut spec = spec();
+        spec.live_when = Some(r#"$.type == "live""#.parse().unwrap());
+        let mut machine = WebSocketJson::new(spec);
+        let mut out = Vec::new();
+        machine.on_open(Time(0), &mut out);
+        assert_eq!(out, []);
+        assert!(matches!(frame(&mut machine, 1, "{}").as_slice(), [Out::Message { live: false, .. }]));
+        assert_eq!(frame(&mut machine, 2, r#"{"type":"live"}"#), [Out::Live]);
+        assert!(matches!(frame(&mut machine, 3, "{}").as_slice(), [Out::Message { live: true, .. }]));
+        // Again from the start after a reconnect.
+        machine.on_open(Time(4), &mut out);
+        assert!(matches!(frame(&mut machine, 5, "{}").as_slice(), [Out::Message { live: false, .. }]));
+    }
+
+    #[test]
+    fn silence_is_answered_by_a_heartbeat_and_then_ends_the_connection() {
+        let mut spec = spec();
+        let (every, dead_after) = (Duration::from_secs(20), Duration::from_secs(30));
+        spec.heartbeat = Some(Heartbeat { send: Some("ping".into()), every, dead_after });
+        let mut machine = WebSocketJson::new(spec);
+        machine.on_open(Time(0), &mut Vec::new());
+        assert_eq!(machine.deadline(), Some(Time(0) + every));
+        let mut out = Vec::new();
+        machine.on_deadline(Time(0) + every, &mut out);
+        assert_eq!(out, [Out::Send(Outgoing::Text("ping".into()))]);
+        assert_eq!(machine.deadline(), Some(Time(0) + dead_after));
+        let mut revived = Vec::new();
+        machine.on_frame(Time(0) + (dead_after - Duration::from_nanos(1)), Frame::Alive, &mut revived);
+        out.clear();
+        machine.on_deadline(Time(0) + dead_after, &mut out);
+        assert_eq!(out, []);
+        let later = machine.deadline().unwrap() + dead_after;
+        machine.on_deadline(later, &mut out);
+        assert!(matches!(out.as_slice(), [Out::Drop(_)]));
+    }
+
+    #[test]
+    fn the_end_of_a_connection_decides_what_follows() {
+        let mut machine = WebSocketJson::new(spec());
+        let mut close = |status, code, retry_after| {
+            machine.on_close(&CloseInfo { status, code, retry_after, reason: String::new() })
+        };
+        let second = Some(Duration::from_secs(1));
+        assert_eq!(close(Some(409), None, None), CloseAction::Occupied);
+        assert_eq!(close(Some(503), None, second), CloseAction::Backoff(Duration::from_secs(1)));
+        assert_eq!(close(None, Some(1006), None), CloseAction::Backoff(Duration::ZERO));
+        assert_eq!(close(None, None, None), CloseAction::Backoff(Duration::ZERO));
+        for status in [400, 401, 403, 404, 301] {
+            assert!(matches!(close(Some(status), None, None), CloseAction::Stop(_)), "{status}");
+        }
+    }
+}

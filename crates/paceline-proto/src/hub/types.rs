@@ -1,0 +1,256 @@
+//! What goes into the hub, what comes out, and what it begins with.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    connection::Connection,
+    event::Event,
+    id::{Channel, Epoch, Key, LinkId, Mark, MutationId, Place, Position, SessionId, Stream, Trace, Version},
+    message::{
+        Applied, Batch, Change, Held, HeldOp, Hello, KitAddress, Member, Shared, Submit, SubmitOutcome,
+        ToHub, ToSession,
+    },
+};
+
+/// How patches are folded and contents compared; supplied by the data layer so that values stay opaque here.
+pub trait Fold {
+    /// The value after the patch, or why it does not fit.
+    fn fold(&self, old: Option<&[u8]>, patch: &[u8]) -> Result<Bytes, String>;
+    /// Content hash: equal for equal bytes, the same in every process and build.
+    fn hash(&self, value: &[u8]) -> u64;
+}
+
+pub use crate::ring::Kept;
+
+/// Class of continuity of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resume {
+    /// Resumes at a position and proves that nothing is missing.
+    Proven,
+    /// Resumes at a position without proof.
+    Unproven,
+    /// Cannot resume.
+    None,
+}
+
+/// A channel the owner opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelSpec {
+    /// Its name.
+    pub channel: Channel,
+    /// What the upstream can do after a reconnect.
+    pub resume: Resume,
+    /// Positions are numbers without holes, so a hole proves a loss and its absence proves none.
+    pub dense: bool,
+}
+
+/// What a session carries into its reign: everything its own follower holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Carried {
+    /// Up to here it has everything of its interest.
+    pub last: Mark,
+    /// It was an up-to-date heir: it has all shared state up to `last`.
+    pub complete: bool,
+    /// The stable place last heard.
+    pub stable: Mark,
+    /// Values.
+    pub held: Vec<Held>,
+    /// Where the channels stand at `last`.
+    pub positions: Vec<(Channel, Position)>,
+    /// Streams it was subscribed to.
+    pub streams: Vec<Stream>,
+    /// Events and gaps kept, in order.
+    pub kept: Vec<Kept>,
+    /// Where `kept` begins for each channel: it holds every event (of `streams`, or of all if `complete`) after this
+    /// position; `None` = since the channel began.
+    pub rings: Vec<(Channel, Option<Position>)>,
+    /// Volatile operations kept.
+    pub ops: Vec<(Mark, HeldOp)>,
+    /// Operations known to be applied, those no longer kept included.
+    pub applied: Vec<Applied>,
+    /// Upstream connections as last heard.
+    pub connections: Vec<Connection>,
+}
+
+/// Facts the machine is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A connection said an acceptable Hello and the fence was checked. `remote` = another process.
+    Linked {
+        /// The connection.
+        link: LinkId,
+        /// What it said.
+        hello: Hello,
+        /// Not the owner's own loopback.
+        remote: bool,
+    },
+    /// A message of a linked session.
+    Message {
+        /// The connection.
+        link: LinkId,
+        /// The message.
+        message: ToHub,
+    },
+    /// The connection ended.
+    Unlinked {
+        /// The connection.
+        link: LinkId,
+    },
+    /// The transport took everything of the last `Hub::write`.
+    Written {
+        /// The connection.
+        link: LinkId,
+    },
+    /// An upstream (re)connected the channel: `resumed` = it continues after the position asked for.
+    ChannelOpened {
+        /// The channel.
+        channel: Channel,
+        /// Nothing is missing between the position asked for and the first message.
+        resumed: bool,
+    },
+    /// One upstream message: an atom of changes. A message with a position is told even if it changes nothing: for a
+    /// dense channel a hole in the positions is a loss.
+    Publish {
+        /// The channel it came on.
+        channel: Channel,
+        /// Its position as the upstream gives it.
+        position: Option<Position>,
+        /// False for the snapshot that some upstreams send on connect: its values are applied, but it has no position
+        /// and its events are not taken.
+        live: bool,
+        /// The changes, in order.
+        changes: Vec<Change>,
+        /// Its cause.
+        trace: Trace,
+    },
+    /// What a fetch found when the key had to go back: the one way a version may go down. Ignored unless the key still
+    /// stands at `base`, the place seen when the fetch began.
+    Reset {
+        /// The key.
+        key: Key,
+        /// The value found and its version; `None` = the server has none.
+        value: Option<(Bytes, Version)>,
+        /// Where the key stood when the fetch began; `None` = it was not held.
+        base: Option<Place>,
+        /// Why it went back.
+        why: String,
+        /// Its cause.
+        trace: Trace,
+    },
+    /// The state of an upstream connection changed.
+    Connection(Connection),
+    /// The outbox answers; the fence was checked after the commit.
+    Stored(Vec<(MutationId, SubmitOutcome)>),
+    /// Adoption ended: submits are taken from here on.
+    Adopted,
+    /// Answer to [`Effect::LookAtMember`]: the session's lock is free: it is dead.
+    MemberDead(SessionId),
+    /// Stop taking operations and submits (they stay unanswered and are re-issued to the next owner); answer with
+    /// [`Effect::Drained`] once everything queued for `to` is written and acknowledged by it.
+    Drain {
+        /// The heir.
+        to: SessionId,
+    },
+    /// The handover failed: go on as before; all channels are opened again.
+    Resume,
+    /// Tell this heir to claim.
+    SendGo {
+        /// The heir.
+        to: SessionId,
+        /// The own last place.
+        last: Mark,
+    },
+    /// Tell all where the new owner is.
+    SendMoved {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Where it listens.
+        to: KitAddress,
+    },
+    /// Tell all that the owner ends without a successor.
+    SendClose,
+    /// The deadline passed.
+    Deadline,
+}
+
+/// Wishes of the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// The link has something to write.
+    Wake(LinkId),
+    /// Drop the connection.
+    Unlink {
+        /// Which.
+        link: LinkId,
+        /// Why.
+        why: String,
+    },
+    /// Connect the channel, or reconnect it, to continue after `resume` (`None` = from now).
+    OpenChannel {
+        /// The channel.
+        channel: Channel,
+        /// The position to resume at.
+        resume: Option<Position>,
+    },
+    /// Store the mutation; answered by [`Input::Stored`].
+    Store(Submit),
+    /// Look whether the session is dead (its lock is free); answer with [`Input::MemberDead`] if so.
+    LookAtMember(SessionId),
+    /// A session asked for a handover; to Election.
+    Promote {
+        /// To whom.
+        to: Option<SessionId>,
+    },
+    /// The heir says it owns this epoch; to Election.
+    Took {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Where it listens.
+        to: Option<KitAddress>,
+    },
+    /// Quiet: answer to [`Input::Drain`]; to Election.
+    Drained {
+        /// The last place.
+        last: Mark,
+    },
+    /// A session reported its presence (its own link included), or left.
+    Presence {
+        /// The session.
+        session: SessionId,
+        /// What it shows; `None` = gone.
+        presence: Option<crate::presence::Presence>,
+    },
+    /// Observable event.
+    Event(Event),
+}
+
+/// What the machine is made with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begin {
+    /// The reign.
+    pub epoch: Epoch,
+    /// The owner's session.
+    pub session: SessionId,
+    /// What the owner's follower held.
+    pub carried: Carried,
+    /// The last member list heard; `None` = never heard one.
+    pub members: Option<Vec<Member>>,
+    /// Channels to open.
+    pub channels: Vec<ChannelSpec>,
+}
+
+/// One piece of output for a link.
+#[derive(Debug, Clone)]
+pub enum Part {
+    /// A message to encode.
+    Message(ToSession),
+    /// A batch header and its frames, whose encodings are shared.
+    Batch {
+        /// The header.
+        header: Batch,
+        /// `header.count` frames.
+        frames: Vec<Arc<Shared>>,
+    },
+}

@@ -1,0 +1,185 @@
+//! Volatile operations a session keeps so that each takes effect once, whoever owns the group next.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    id::{Key, Mark, OpId, SessionId},
+    limits::{RING_BYTES, RING_FRAMES, SESSIONS_MAX},
+    message::{Applied, HeldOp, Operation},
+    seqs::Seqs,
+};
+
+/// Operations above the stable place with their bytes, and the numbers of all that were applied.
+///
+/// **Invariant:** an operation's id is here exactly if its effect is in the values held with it.
+#[derive(Debug, Default)]
+pub(crate) struct KeptOps {
+    kept: BTreeMap<Mark, HeldOp>,
+    marks: BTreeMap<OpId, Mark>,
+    of_key: BTreeMap<Key, BTreeSet<Mark>>,
+    applied: BTreeMap<SessionId, (Mark, Seqs)>,
+    bytes: usize,
+}
+
+impl KeptOps {
+    /// Takes an operation that took effect at `mark`.
+    pub(crate) fn insert(&mut self, mark: Mark, op: HeldOp) {
+        self.note(op.id, mark);
+        if let Some(old) = self.marks.insert(op.id, mark)
+            && old != mark
+        {
+            self.remove(old);
+        }
+        let key = op.operation.key().clone();
+        self.bytes += size(&op);
+        if let Some(replaced) = self.kept.insert(mark, op) {
+            self.bytes -= size(&replaced);
+        }
+        self.of_key.entry(key).or_default().insert(mark);
+        while self.kept.len() > RING_FRAMES || self.bytes > RING_BYTES {
+            let Some((&oldest, _)) = self.kept.first_key_value() else { break };
+            self.forget(oldest);
+        }
+    }
+
+    /// Takes an id alone.
+    fn note(&mut self, id: OpId, mark: Mark) {
+        if !self.applied.contains_key(&id.session) && self.applied.len() >= SESSIONS_MAX {
+            let idle =
+                self.applied.iter().min_by_key(|(_, (latest, _))| *latest).map(|(session, _)| *session);
+            idle.map(|session| self.applied.remove(&session));
+        }
+        let (latest, seqs) = self.applied.entry(id.session).or_default();
+        *latest = mark.max(*latest);
+        seqs.insert(id.seq);
+    }
+
+    pub(crate) fn note_applied(&mut self, applied: &[Applied], mark: Mark) {
+        for of_session in applied {
+            for &(first, last) in &of_session.runs {
+                self.note(OpId { session: of_session.session, seq: first }, mark);
+                if let Some((_, seqs)) = self.applied.get_mut(&of_session.session) {
+                    seqs.insert_run(first, last);
+                }
+            }
+        }
+    }
+
+    /// Whether the operation took effect, however long ago.
+    pub(crate) fn knows(&self, id: OpId) -> bool {
+        self.applied.get(&id.session).is_some_and(|(_, seqs)| seqs.contains(id.seq))
+    }
+
+    /// Where it took effect, if it is still kept.
+    pub(crate) fn mark_of(&self, id: OpId) -> Option<Mark> {
+        self.marks.get(&id).copied()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Mark, &HeldOp)> {
+        self.kept.iter().map(|(mark, op)| (*mark, op))
+    }
+
+    pub(crate) fn of_key(&self, key: &Key) -> impl Iterator<Item = (Mark, &HeldOp)> {
+        let marks = self.of_key.get(key).into_iter().flatten();
+        marks.filter_map(|mark| self.kept.get(mark).map(|op| (*mark, op)))
+    }
+
+    /// Those whose effect is not in one key's value.
+    pub(crate) fn invalidations(&self) -> impl Iterator<Item = (Mark, &HeldOp)> {
+        self.iter().filter(|(_, op)| matches!(op.operation, Operation::Invalidate { .. }))
+    }
+
+    pub(crate) fn applied(&self) -> Vec<Applied> {
+        let runs = |seqs: &Seqs| seqs.runs().to_vec();
+        self.applied.iter().map(|(&session, (_, seqs))| Applied { session, runs: runs(seqs) }).collect()
+    }
+
+    /// Drops the bytes of what every counted member has.
+    pub(crate) fn settle(&mut self, stable: Mark) {
+        while let Some((&oldest, _)) = self.kept.first_key_value()
+            && oldest <= stable
+        {
+            self.forget(oldest);
+        }
+    }
+
+    fn forget(&mut self, mark: Mark) {
+        if let Some(id) = self.remove(mark) {
+            self.marks.remove(&id);
+        }
+    }
+
+    fn remove(&mut self, mark: Mark) -> Option<OpId> {
+        let op = self.kept.remove(&mark)?;
+        self.bytes -= size(&op);
+        if let Some(marks) = self.of_key.get_mut(op.operation.key()) {
+            marks.remove(&mark);
+            if marks.is_empty() {
+                self.of_key.remove(op.operation.key());
+            }
+        }
+        Some(op.id)
+    }
+}
+
+fn size(op: &HeldOp) -> usize {
+    96 + op.operation.size()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::id::{Epoch, Offset};
+
+    fn mark(offset: u64) -> Mark {
+        Mark::new(Epoch(1), Offset(offset))
+    }
+
+    fn set(session: u128, seq: u64) -> HeldOp {
+        let operation = Operation::Set { key: Key::copy_from(b"k"), value: Bytes::from_static(b"1") };
+        HeldOp { id: OpId { session: SessionId(session), seq }, operation }
+    }
+
+    #[test]
+    fn a_settled_operation_is_still_known() {
+        let mut ops = KeptOps::default();
+        ops.insert(mark(1), set(7, 1));
+        ops.insert(mark(2), set(7, 2));
+        ops.settle(mark(1));
+        assert_eq!(ops.iter().count(), 1);
+        assert!(ops.knows(OpId { session: SessionId(7), seq: 1 }));
+        assert_eq!(ops.mark_of(OpId { session: SessionId(7), seq: 1 }), None);
+        assert_eq!(ops.of_key(&Key::copy_from(b"k")).count(), 1);
+    }
+
+    #[test]
+    fn an_operation_applied_again_elsewhere_moves() {
+        let mut ops = KeptOps::default();
+        ops.insert(mark(1), set(7, 1));
+        ops.insert(mark(9), set(7, 1));
+        assert_eq!(ops.mark_of(OpId { session: SessionId(7), seq: 1 }), Some(mark(9)));
+        assert_eq!(ops.iter().count(), 1);
+    }
+
+    #[test]
+    fn the_bound_drops_the_oldest_bytes_but_not_their_ids() {
+        let mut ops = KeptOps::default();
+        let all = RING_FRAMES as u64;
+        (1..=all).for_each(|n| ops.insert(mark(n), set(7, n)));
+        assert_eq!(ops.iter().count(), RING_FRAMES);
+        ops.insert(mark(all + 1), set(7, all + 1));
+        assert_eq!(ops.iter().count(), RING_FRAMES);
+        assert!(ops.knows(OpId { session: SessionId(7), seq: 1 }));
+    }
+
+    #[test]
+    fn sessions_remembered_are_bounded() {
+        let mut ops = KeptOps::default();
+        let all = SESSIONS_MAX as u64;
+        (1..=all + 1).for_each(|n| ops.insert(mark(n), set(u128::from(n), 1)));
+        assert_eq!(ops.applied().len(), SESSIONS_MAX);
+        assert!(!ops.knows(OpId { session: SessionId(1), seq: 1 }));
+    }
+}

@@ -1,0 +1,294 @@
+//! Recent events and gaps of all channels, kept so that somebody who is behind can be served by position.
+//!
+//! **Invariant:** for each channel with a floor the ring holds every event after the floor that its holder was entitled
+//! to (an owner and an heir: of all streams; a follower: of its own), in order, with the gaps that lie between them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::{
+    id::{Channel, Mark, Position, Stream},
+    limits::{RING_AGE, RING_BYTES, RING_FRAMES},
+    message::{Gap, HeldEvent},
+    time::Time,
+};
+
+/// What a ring holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// An event.
+    Event(HeldEvent),
+    /// Events are missing here.
+    Gap {
+        /// The frame that carried the gap.
+        mark: Mark,
+        /// What is missing.
+        gap: Gap,
+    },
+}
+
+impl Kept {
+    /// The channel it belongs to.
+    pub fn channel(&self) -> &Channel {
+        match self {
+            Self::Event(event) => &event.origin.0,
+            Self::Gap { gap, .. } => &gap.channel,
+        }
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        match self {
+            Self::Event(event) => event.mark,
+            Self::Gap { mark, .. } => *mark,
+        }
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Self::Event(event) => 96 + event.data.len(),
+            Self::Gap { .. } => 96,
+        }
+    }
+
+    /// Whether somebody who stands at `at` has it behind them, as far as positions can tell.
+    fn is_behind(&self, at: &Position) -> bool {
+        match self {
+            Self::Event(event) => at.covers(&event.origin.1) == Some(true),
+            Self::Gap { gap: Gap { upto: Some(upto), .. }, .. } => at.covers(upto) == Some(true),
+            Self::Gap { gap: Gap { upto: None, after: Some(after), .. }, .. } => {
+                at != after && at.covers(after) == Some(true)
+            }
+            Self::Gap { gap: Gap { upto: None, after: None, .. }, .. } => false,
+        }
+    }
+}
+
+/// Which streams somebody is interested in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Streams<'a> {
+    All,
+    Only(&'a BTreeSet<Stream>),
+}
+
+impl Streams<'_> {
+    pub(crate) fn has(self, stream: &Stream) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(set) => set.contains(stream),
+        }
+    }
+
+    fn within(self, held: &BTreeSet<Stream>) -> bool {
+        match self {
+            Self::All => false,
+            Self::Only(set) => set.is_subset(held),
+        }
+    }
+}
+
+/// Where a channel's part of the ring begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Floor {
+    /// Everything since the channel began.
+    Start,
+    /// Everything after this position.
+    After(Position),
+}
+
+impl Floor {
+    pub(crate) fn from_wire(ring: Option<Position>) -> Self {
+        ring.map_or(Self::Start, Self::After)
+    }
+
+    pub(crate) fn to_wire(&self) -> Option<Position> {
+        match self {
+            Self::Start => None,
+            Self::After(position) => Some(position.clone()),
+        }
+    }
+
+    /// Whether everything after `base` (`None` = since the channel began) lies above this floor.
+    pub(crate) fn reaches(&self, base: Option<&Position>) -> bool {
+        match (self, base) {
+            (Self::Start, _) => true,
+            (Self::After(_), None) => false,
+            (Self::After(floor), Some(base)) => base.covers(floor) == Some(true),
+        }
+    }
+}
+
+/// A stretch of a channel of which only some streams are held.
+#[derive(Debug, Clone)]
+struct Thin {
+    channel: Channel,
+    upto: Position,
+    streams: BTreeSet<Stream>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Rings {
+    items: VecDeque<(Time, Kept)>,
+    bytes: usize,
+    floors: BTreeMap<Channel, Floor>,
+    thin: Vec<Thin>,
+}
+
+impl Rings {
+    pub(crate) fn push(&mut self, kept: Kept, now: Time) {
+        self.bytes += kept.size();
+        self.items.push_back((now, kept));
+        while self.items.len() > RING_FRAMES || self.bytes > RING_BYTES {
+            self.drop_oldest();
+        }
+    }
+
+    /// Drops what is older than `RING_AGE`.
+    pub(crate) fn expire(&mut self, now: Time) {
+        while self.items.front().is_some_and(|(at, _)| now.since(*at) > RING_AGE) {
+            self.drop_oldest();
+        }
+    }
+
+    /// Drops what every counted member has.
+    pub(crate) fn settle(&mut self, stable: Mark) {
+        while self.items.front().is_some_and(|(_, kept)| kept.mark() <= stable) {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some((_, kept)) = self.items.pop_front() else { return };
+        self.bytes -= kept.size();
+        let floor = match kept {
+            Kept::Event(event) => Some((event.origin.0, Some(event.origin.1))),
+            Kept::Gap { gap, .. } => Some((gap.channel, gap.upto)),
+        };
+        match floor {
+            Some((channel, Some(at))) => {
+                self.thin.retain(|thin| thin.channel != channel || at.covers(&thin.upto) != Some(true));
+                self.floors.insert(channel, Floor::After(at));
+            }
+            // Behind a gap whose end is not known nobody can be placed.
+            Some((channel, None)) => drop(self.floors.remove(&channel)),
+            None => {}
+        }
+    }
+
+    pub(crate) fn floor(&self, channel: &Channel) -> Option<&Floor> {
+        self.floors.get(channel)
+    }
+
+    pub(crate) fn set_floor(&mut self, channel: Channel, floor: Floor) {
+        self.floors.insert(channel, floor);
+    }
+
+    /// Up to `upto` only `streams` of the channel are held.
+    pub(crate) fn add_thin(&mut self, channel: Channel, upto: Position, streams: BTreeSet<Stream>) {
+        self.thin.push(Thin { channel, upto, streams });
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Takes everything of a channel out, gaps included; its floor becomes unknown.
+    pub(crate) fn take(&mut self, channel: &Channel) -> Vec<Kept> {
+        self.floors.remove(channel);
+        self.thin.retain(|thin| thin.channel != *channel);
+        let (taken, rest): (Vec<_>, Vec<_>) =
+            self.items.drain(..).partition(|(_, kept)| kept.channel() == channel);
+        self.items = rest.into();
+        self.bytes = self.items.iter().map(|(_, kept)| kept.size()).sum();
+        taken.into_iter().map(|(_, kept)| kept).collect()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Kept> {
+        self.items.iter().map(|(_, kept)| kept)
+    }
+
+    pub(crate) fn of<'a>(&'a self, channel: &'a Channel) -> impl DoubleEndedIterator<Item = &'a Kept> {
+        self.items.iter().map(|(_, kept)| kept).filter(move |kept| kept.channel() == channel)
+    }
+
+    /// Whether an event at this position is kept.
+    pub(crate) fn holds(&self, channel: &Channel, at: &Position) -> bool {
+        self.of(channel).any(|kept| matches!(kept, Kept::Event(event) if event.origin.1 == *at))
+    }
+
+    /// What somebody lacks who stands at `covered` (`None`: where the channel began) and has followed up to `last`;
+    /// `None` where the ring does not reach back so far.
+    pub(crate) fn tail(
+        &self,
+        channel: &Channel,
+        covered: Option<&Position>,
+        last: Mark,
+        streams: Streams<'_>,
+    ) -> Option<Vec<Kept>> {
+        let mine: Vec<&Kept> = self.of(channel).collect();
+        let floor = self.floors.get(channel);
+        let start = match covered {
+            None => (floor == Some(&Floor::Start)).then_some(0),
+            Some(at) => match (mine.iter().rposition(|kept| kept.is_behind(at)), floor) {
+                (Some(seen), _) => Some(seen + 1),
+                (None, Some(Floor::After(floor))) => (at.covers(floor) == Some(true)).then_some(0),
+                (None, Some(Floor::Start)) => mine.first().is_none_or(|first| before(at, first)).then_some(0),
+                (None, None) => None,
+            },
+        }?;
+        let whole = self.thin.iter().filter(|thin| thin.channel == *channel).all(|thin| {
+            covered.is_some_and(|at| at.covers(&thin.upto) == Some(true)) || streams.within(&thin.streams)
+        });
+        whole.then(|| {
+            let wanted = mine[start..].iter().filter(|kept| match kept {
+                Kept::Event(event) => streams.has(&event.stream),
+                Kept::Gap { mark, .. } => *mark > last && !covered.is_some_and(|at| kept.is_behind(at)),
+            });
+            wanted.map(|kept| (*kept).clone()).collect()
+        })
+    }
+
+    /// Events after `after` (`None` = all), for an owner that lacks them. Nothing where `after` cannot be placed.
+    pub(crate) fn events_after(&self, channel: &Channel, after: Option<&Position>) -> Vec<HeldEvent> {
+        let events = self.of(channel).filter_map(|kept| match kept {
+            Kept::Event(event) => Some(event),
+            Kept::Gap { .. } => None,
+        });
+        match after {
+            None => events.cloned().collect(),
+            Some(after) => {
+                events.filter(|event| after.covers(&event.origin.1) == Some(false)).cloned().collect()
+            }
+        }
+    }
+
+    /// What heirs keep: everything above the stable place, and where that begins for each channel.
+    pub(crate) fn above(&self, stable: Mark) -> (Vec<Kept>, Vec<(Channel, Option<Position>)>) {
+        let mut floors = self.floors.clone();
+        for thin in &self.thin {
+            floors.insert(thin.channel.clone(), Floor::After(thin.upto.clone()));
+        }
+        let mut above = Vec::new();
+        for kept in self.iter() {
+            match kept {
+                kept if kept.mark() > stable => above.push(kept.clone()),
+                Kept::Event(event) => {
+                    floors.insert(event.origin.0.clone(), Floor::After(event.origin.1.clone()));
+                }
+                Kept::Gap { .. } => {}
+            }
+        }
+        (above, floors.iter().map(|(channel, floor)| (channel.clone(), floor.to_wire())).collect())
+    }
+
+    /// Where each channel's part begins, as told to others.
+    pub(crate) fn floors(&self) -> Vec<(Channel, Option<Position>)> {
+        self.floors.iter().map(|(channel, floor)| (channel.clone(), floor.to_wire())).collect()
+    }
+}
+
+/// Whether `at` is known to lie before `first`.
+fn before(at: &Position, first: &Kept) -> bool {
+    match first {
+        Kept::Event(event) => at.covers(&event.origin.1) == Some(false),
+        Kept::Gap { gap, .. } => gap.after.as_ref() == Some(at),
+    }
+}

@@ -1,0 +1,593 @@
+//! Hub actor: the owner's listener and links around the pure hub.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use paceline_ipc::{
+    codec,
+    framing::FrameReader,
+    socket::{AcceptError, Connection, Listener, ReadHalf, WriteHalf},
+};
+use paceline_proto::{
+    connection::Connection as UpstreamConnection,
+    event::Event,
+    hub::{Begin, Carried, ChannelSpec, Effect, Hub, Input},
+    id::{Channel, Epoch, LinkId, Mark, MutationId, Position, SessionId},
+    limits::{HELLO_TIMEOUT, UNAUTHENTICATED_MAX, WRITE_MAX},
+    message::{Change, Hello, KitAddress, Member, Refusal, SubmitOutcome, ToHub, ToSession},
+    time::Time,
+};
+
+use crate::{
+    election::ElectionIn,
+    fold::JsonFold,
+    follower::FollowerIn,
+    link::{Outbound, Progress},
+    outbox::OutboxIn,
+    shell::{Business, Describe, Io},
+    socket::SocketIn,
+    thread::Seat,
+};
+
+/// What a reign begins with.
+pub(crate) struct BeginReign {
+    pub epoch: Epoch,
+    /// Nonce and socket of the claimed kit.
+    pub address: KitAddress,
+    pub listener: Listener,
+    pub members: Option<Vec<Member>>,
+    /// The predecessor handed over and waits to be told.
+    pub polite: bool,
+    /// Filled by the follower on the way to the hub.
+    pub carried: Carried,
+}
+
+/// Messages of the hub actor.
+pub(crate) enum HubIn {
+    /// The reign begins.
+    Begin(Box<BeginReign>),
+    /// The reign is over: drop everything, after telling followers if `close`.
+    End { epoch: Epoch, close: bool },
+    /// The own follower says Hello.
+    LoopbackHello { epoch: Epoch, hello: Hello },
+    /// The own follower sends.
+    Loopback { epoch: Epoch, message: ToHub },
+    /// A connection came, or accepting failed.
+    Accepted { epoch: Epoch, listener: Listener, result: Result<Connection, String> },
+    /// A connection said Hello, or did not in time.
+    Greeted { epoch: Epoch, result: Result<Box<Greeting>, String> },
+    /// A link delivered frames, or ended.
+    Read { epoch: Epoch, link: LinkId, reader: FrameReader<ReadHalf>, result: io::Result<Vec<Bytes>> },
+    /// A background write ended.
+    Wrote { epoch: Epoch, link: LinkId, result: io::Result<WriteHalf> },
+    /// An upstream opened the channel.
+    ChannelOpened { epoch: Epoch, channel: Channel, resumed: bool },
+    /// An upstream message.
+    Publish { epoch: Epoch, channel: Channel, position: Option<Position>, live: bool, changes: Vec<Change> },
+    /// An upstream's state changed.
+    Connection { epoch: Epoch, connection: UpstreamConnection },
+    /// The outbox answers.
+    Stored { epoch: Epoch, results: Vec<(MutationId, SubmitOutcome)> },
+    /// Adoption ended well.
+    Adopted { epoch: Epoch },
+    /// The session's lock is free.
+    MemberDead { epoch: Epoch, session: SessionId },
+    /// Drain for a handover.
+    Drain { epoch: Epoch, to: SessionId },
+    /// The handover failed.
+    Resume { epoch: Epoch },
+    /// Tell the heir to claim.
+    SendGo { to: SessionId, last: Mark },
+    /// Tell followers where the new owner is.
+    SendMoved { epoch: Epoch, to: KitAddress },
+    /// Last words of an ended reign were written, or could not be.
+    Finished,
+    /// The session left: finish the last words, then stop the follower.
+    Stop,
+}
+
+/// A connection that said Hello.
+pub(crate) struct Greeting {
+    hello: Hello,
+    rest: Vec<Bytes>,
+    reader: FrameReader<ReadHalf>,
+    writer: WriteHalf,
+}
+
+impl Describe for HubIn {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Begin(_) => "begin",
+            Self::End { .. } => "end",
+            Self::LoopbackHello { .. } => "loopback_hello",
+            Self::Loopback { .. } => "loopback",
+            Self::Accepted { .. } => "accepted",
+            Self::Greeted { .. } => "greeted",
+            Self::Read { .. } => "read",
+            Self::Wrote { .. } => "wrote",
+            Self::ChannelOpened { .. } => "channel_opened",
+            Self::Publish { .. } => "publish",
+            Self::Connection { .. } => "connection",
+            Self::Stored { .. } => "stored",
+            Self::Adopted { .. } => "adopted",
+            Self::MemberDead { .. } => "member_dead",
+            Self::Drain { .. } => "drain",
+            Self::Resume { .. } => "resume",
+            Self::SendGo { .. } => "send_go",
+            Self::SendMoved { .. } => "send_moved",
+            Self::Finished => "finished",
+            Self::Stop => "stop",
+        }
+    }
+
+    fn key(&self) -> Option<&paceline_proto::id::Key> {
+        match self {
+            Self::Publish { changes, .. } => changes.iter().find_map(|change| match change {
+                Change::Set { key, .. } | Change::Merge { key, .. } | Change::Invalidate { key, .. } => Some(key),
+                Change::Event { .. } => None,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// The own follower's link.
+const LOOPBACK: LinkId = LinkId(0);
+
+/// Before accepting again when the listener failed (no descriptors left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// Where a link's output goes.
+enum Sink {
+    Loopback,
+    Remote(Outbound),
+}
+
+struct Owned {
+    epoch: Epoch,
+    address: KitAddress,
+    machine: Hub,
+    links: BTreeMap<LinkId, Sink>,
+    awake: BTreeSet<LinkId>,
+    greeting: usize,
+    next_link: u64,
+}
+
+pub(crate) struct HubBusiness {
+    seat: Seat,
+    channels: Vec<ChannelSpec>,
+    owned: Option<Owned>,
+    /// Last words to links of an ended reign, still being written.
+    finishing: usize,
+    stopping: bool,
+    effects: Vec<Effect>,
+}
+
+impl HubBusiness {
+    pub(crate) fn new(seat: Seat, channels: Vec<ChannelSpec>) -> Self {
+        Self { seat, channels, owned: None, finishing: 0, stopping: false, effects: Vec::new() }
+    }
+
+    fn begin(&mut self, begin: BeginReign, io: &mut Io<'_, HubIn>) {
+        let epoch = begin.epoch;
+        let state = Begin {
+            epoch,
+            session: self.seat.identity.session,
+            carried: begin.carried,
+            members: begin.members,
+            channels: self.channels.clone(),
+        };
+        let machine = Hub::new(state, Box::new(JsonFold), io.now, &mut self.effects);
+        self.owned = Some(Owned {
+            epoch,
+            address: begin.address,
+            machine,
+            links: BTreeMap::new(),
+            awake: BTreeSet::new(),
+            greeting: 0,
+            next_link: 1,
+        });
+        io.complete(accept(epoch, begin.listener));
+        self.carry_out(io);
+    }
+
+    fn end(&mut self, epoch: Epoch, close: bool, io: &mut Io<'_, HubIn>) {
+        if self.owned.as_ref().is_none_or(|owned| owned.epoch != epoch) {
+            return;
+        }
+        if close {
+            self.drive(Input::SendClose, io);
+        }
+        self.write_all_awake(io);
+        let Some(owned) = self.owned.take() else { return };
+        for sink in owned.links.into_values() {
+            if let Sink::Remote(mut out) = sink
+                && let Progress::Rest(rest) = out.write()
+            {
+                // The last words (Moved, Close) go on in the background, bounded by the write timeout.
+                self.finishing += 1;
+                io.complete(finish(rest));
+            }
+        }
+        self.seat.peers.follower(FollowerIn::LoopbackLost { epoch }, io.trace);
+    }
+
+    fn drive(&mut self, input: Input, io: &mut Io<'_, HubIn>) {
+        let Some(owned) = &mut self.owned else { return };
+        owned.machine.handle(io.now, input, &mut self.effects);
+        self.carry_out(io);
+    }
+
+    fn carry_out(&mut self, io: &mut Io<'_, HubIn>) {
+        let effects = std::mem::take(&mut self.effects);
+        for effect in effects {
+            self.effect(effect, io);
+        }
+    }
+
+    fn effect(&mut self, effect: Effect, io: &mut Io<'_, HubIn>) {
+        let Some(owned) = &mut self.owned else { return };
+        let epoch = owned.epoch;
+        match effect {
+            Effect::Wake(link) => {
+                owned.awake.insert(link);
+            }
+            Effect::Unlink { link, why } => {
+                self.write_link(link, io);
+                self.unlink(link, &why, io);
+            }
+            Effect::OpenChannel { channel, resume } => {
+                self.seat.peers.socket(SocketIn::Open { epoch, channel, resume }, io.trace);
+            }
+            Effect::Store(submit) => self.seat.peers.outbox(OutboxIn::Store { epoch, submit }, io.trace),
+            Effect::LookAtMember(session) => {
+                self.seat.peers.election(ElectionIn::LookAtMember { epoch, session }, io.trace);
+            }
+            Effect::Promote { to } => self.seat.peers.election(ElectionIn::Promote { to }, io.trace),
+            Effect::Took { epoch, to } => self.seat.peers.election(ElectionIn::Took { epoch, to }, io.trace),
+            Effect::Drained { last } => self.seat.peers.election(ElectionIn::Drained { last }, io.trace),
+            Effect::Presence { .. } => {}
+            Effect::Event(event) => self.seat.observer.event(event),
+        }
+    }
+
+    /// The connection of `link` is gone; tells the machine.
+    fn unlink(&mut self, link: LinkId, why: &str, io: &mut Io<'_, HubIn>) {
+        let Some(owned) = &mut self.owned else { return };
+        if owned.links.remove(&link).is_none() {
+            return;
+        }
+        owned.awake.remove(&link);
+        tracing::debug!(link = link.0, %why, "a link ended");
+        if link == LOOPBACK {
+            self.seat.peers.follower(FollowerIn::LoopbackLost { epoch: owned.epoch }, io.trace);
+        }
+        self.drive(Input::Unlinked { link }, io);
+    }
+
+    fn greeted(&mut self, result: Result<Box<Greeting>, String>, io: &mut Io<'_, HubIn>) {
+        let Some(owned) = &mut self.owned else { return };
+        owned.greeting -= 1;
+        let greeting = match result {
+            Ok(greeting) => *greeting,
+            Err(why) => return self.seat.observer.event(Event::PeerRefused { why }),
+        };
+        let mut out = Outbound::new(greeting.writer);
+        if let Some(refusal) = self.refusal(&greeting.hello) {
+            let why = format!("{} ({}): {refusal:?}", greeting.hello.label, greeting.hello.session.short());
+            self.seat.observer.event(Event::PeerRefused { why });
+            if out.push(&ToSession::Refused(refusal)).is_ok()
+                && let Progress::Rest(rest) = out.write()
+            {
+                self.finishing += 1;
+                io.complete(finish(rest));
+            }
+            return;
+        }
+        // An owner that was replaced welcomes nobody.
+        if let Err((epoch, why)) = self.seat.reign.check() {
+            return self.fenced(epoch, why, io);
+        }
+        let Some(owned) = &mut self.owned else { return };
+        let link = LinkId(owned.next_link);
+        owned.next_link += 1;
+        owned.links.insert(link, Sink::Remote(out));
+        let epoch = owned.epoch;
+        self.drive(Input::Linked { link, hello: greeting.hello, remote: true }, io);
+        if self.take_frames(link, greeting.rest, io) {
+            io.complete(read(epoch, link, greeting.reader));
+        }
+    }
+
+    fn refusal(&self, hello: &Hello) -> Option<Refusal> {
+        let owned = self.owned.as_ref()?;
+        if hello.proof != owned.address.nonce {
+            return Some(Refusal::Proof);
+        }
+        if self.seat.identity.proto.common(hello.proto).is_none() {
+            return Some(Refusal::Version {
+                owner: self.seat.identity.proto,
+                build: self.seat.identity.build.clone(),
+                pid: std::process::id(),
+            });
+        }
+        None
+    }
+
+    /// Hands frames to the machine. False when the link ended on the way.
+    fn take_frames(&mut self, link: LinkId, frames: Vec<Bytes>, io: &mut Io<'_, HubIn>) -> bool {
+        for frame in frames {
+            match codec::decode::<ToHub>(&frame) {
+                Ok(message) => self.drive(Input::Message { link, message }, io),
+                Err(error) => {
+                    let why = format!("a frame that cannot be read: {error}");
+                    self.seat.observer.event(Event::PeerRefused { why: why.clone() });
+                    self.unlink(link, &why, io);
+                }
+            }
+            if self.owned.as_ref().is_none_or(|owned| !owned.links.contains_key(&link)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn read(
+        &mut self,
+        link: LinkId,
+        reader: FrameReader<ReadHalf>,
+        result: io::Result<Vec<Bytes>>,
+        io: &mut Io<'_, HubIn>,
+    ) {
+        let Some(owned) = &self.owned else { return };
+        if !owned.links.contains_key(&link) {
+            return;
+        }
+        let epoch = owned.epoch;
+        match result {
+            Ok(frames) if frames.is_empty() => self.unlink(link, "the session closed the connection", io),
+            Ok(frames) => {
+                if self.take_frames(link, frames, io) {
+                    io.complete(read(epoch, link, reader));
+                }
+            }
+            Err(error) => self.unlink(link, &error.to_string(), io),
+        }
+    }
+
+    fn write_all_awake(&mut self, io: &mut Io<'_, HubIn>) {
+        while let Some(link) = self.owned.as_mut().and_then(|owned| owned.awake.pop_first()) {
+            self.write_link(link, io);
+        }
+    }
+
+    /// Writes pieces of the link's output until nothing is left or the socket takes no more.
+    fn write_link(&mut self, link: LinkId, io: &mut Io<'_, HubIn>) {
+        loop {
+            let Some(owned) = &mut self.owned else { return };
+            let epoch = owned.epoch;
+            let Some(sink) = owned.links.get_mut(&link) else { return };
+            match sink {
+                Sink::Loopback => {
+                    let Some(parts) = owned.machine.write(link, WRITE_MAX) else { return };
+                    self.seat.peers.follower(FollowerIn::Loopback { epoch, parts }, io.trace);
+                }
+                Sink::Remote(out) => {
+                    if !out.is_idle() {
+                        return;
+                    }
+                    let Some(parts) = owned.machine.write(link, WRITE_MAX) else { return };
+                    if let Err(error) = parts.iter().try_for_each(|part| out.push_part(part)) {
+                        tracing::error!(%error, "an output of the hub does not fit the wire");
+                        self.unlink(link, "an output did not fit the wire", io);
+                        return;
+                    }
+                    match out.write() {
+                        Progress::Done => {}
+                        Progress::Busy => return,
+                        Progress::Rest(rest) => {
+                            io.complete(async move { HubIn::Wrote { epoch, link, result: rest.await } });
+                            return;
+                        }
+                        Progress::Broken(error) => {
+                            self.unlink(link, &error.to_string(), io);
+                            return;
+                        }
+                    }
+                }
+            }
+            owned.machine.handle(io.now, Input::Written { link }, &mut self.effects);
+            self.carry_out(io);
+        }
+    }
+
+    fn wrote(&mut self, link: LinkId, result: io::Result<WriteHalf>, io: &mut Io<'_, HubIn>) {
+        let Some(owned) = &mut self.owned else { return };
+        let Some(Sink::Remote(out)) = owned.links.get_mut(&link) else {
+            if let Ok(half) = result {
+                half.close();
+            }
+            return;
+        };
+        match result {
+            Ok(half) => {
+                out.resume(half);
+                self.drive(Input::Written { link }, io);
+                if let Some(owned) = &mut self.owned {
+                    owned.awake.insert(link);
+                }
+            }
+            Err(error) => self.unlink(link, &error.to_string(), io),
+        }
+    }
+
+    fn fenced(&mut self, epoch: Epoch, why: String, io: &mut Io<'_, HubIn>) {
+        self.seat.peers.election(ElectionIn::Fenced { epoch, why }, io.trace);
+        self.owned = None;
+        self.seat.peers.follower(FollowerIn::LoopbackLost { epoch }, io.trace);
+    }
+
+    fn is_current(&self, epoch: Epoch) -> bool {
+        self.owned.as_ref().is_some_and(|owned| owned.epoch == epoch)
+    }
+}
+
+impl Business for HubBusiness {
+    const NAME: &'static str = "hub";
+    type Input = HubIn;
+
+    fn handle(&mut self, input: HubIn, io: &mut Io<'_, HubIn>) {
+        if let Err((epoch, why)) = self.seat.reign.wake(io.now) {
+            self.fenced(epoch, why, io);
+        }
+        match input {
+            HubIn::Begin(begin) => self.begin(*begin, io),
+            HubIn::End { epoch, close } => self.end(epoch, close, io),
+            HubIn::LoopbackHello { epoch, hello } => {
+                if let Some(owned) = self.owned.as_mut().filter(|owned| owned.epoch == epoch) {
+                    owned.links.insert(LOOPBACK, Sink::Loopback);
+                    self.drive(Input::Linked { link: LOOPBACK, hello, remote: false }, io);
+                }
+            }
+            HubIn::Loopback { epoch, message } if self.is_current(epoch) => {
+                self.drive(Input::Message { link: LOOPBACK, message }, io);
+            }
+            HubIn::Accepted { epoch, listener, result } if self.is_current(epoch) => {
+                self.accepted(epoch, listener, result, io);
+            }
+            HubIn::Greeted { epoch, result } if self.is_current(epoch) => self.greeted(result, io),
+            HubIn::Read { epoch, link, reader, result } if self.is_current(epoch) => {
+                self.read(link, reader, result, io);
+            }
+            HubIn::Wrote { epoch, link, result } if self.is_current(epoch) => self.wrote(link, result, io),
+            HubIn::ChannelOpened { epoch, channel, resumed } if self.is_current(epoch) => {
+                self.drive(Input::ChannelOpened { channel, resumed }, io);
+            }
+            HubIn::Publish { epoch, channel, position, live, changes } if self.is_current(epoch) => {
+                let trace = io.trace;
+                self.drive(Input::Publish { channel, position, live, changes, trace }, io);
+            }
+            HubIn::Connection { epoch, connection } if self.is_current(epoch) => {
+                self.drive(Input::Connection(connection), io);
+            }
+            HubIn::Stored { epoch, results } if self.is_current(epoch) => self.drive(Input::Stored(results), io),
+            HubIn::Adopted { epoch } if self.is_current(epoch) => self.drive(Input::Adopted, io),
+            HubIn::MemberDead { epoch, session } if self.is_current(epoch) => {
+                self.drive(Input::MemberDead(session), io);
+            }
+            HubIn::Drain { epoch, to } if self.is_current(epoch) => self.drive(Input::Drain { to }, io),
+            HubIn::Resume { epoch } if self.is_current(epoch) => self.drive(Input::Resume, io),
+            HubIn::SendGo { to, last } => self.drive(Input::SendGo { to, last }, io),
+            HubIn::SendMoved { epoch, to } => self.drive(Input::SendMoved { epoch, to }, io),
+            HubIn::Finished => {
+                self.finishing -= 1;
+                self.stop_if_finished(io);
+            }
+            HubIn::Stop => {
+                self.stopping = true;
+                self.stop_if_finished(io);
+            }
+            // Of a reign that is over.
+            HubIn::Loopback { .. }
+            | HubIn::Accepted { .. }
+            | HubIn::Greeted { .. }
+            | HubIn::Read { .. }
+            | HubIn::Wrote { .. }
+            | HubIn::ChannelOpened { .. }
+            | HubIn::Publish { .. }
+            | HubIn::Connection { .. }
+            | HubIn::Stored { .. }
+            | HubIn::Adopted { .. }
+            | HubIn::MemberDead { .. }
+            | HubIn::Drain { .. }
+            | HubIn::Resume { .. } => {}
+        }
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        self.owned.as_ref().and_then(|owned| owned.machine.deadline())
+    }
+
+    fn due(&mut self, io: &mut Io<'_, HubIn>) {
+        if let Err((epoch, why)) = self.seat.reign.wake(io.now) {
+            return self.fenced(epoch, why, io);
+        }
+        self.drive(Input::Deadline, io);
+    }
+
+    fn flush(&mut self, io: &mut Io<'_, HubIn>) {
+        self.write_all_awake(io);
+    }
+}
+
+impl HubBusiness {
+    fn stop_if_finished(&mut self, io: &mut Io<'_, HubIn>) {
+        if self.stopping && self.finishing == 0 {
+            self.seat.peers.follower(FollowerIn::Stop, io.trace);
+        }
+    }
+
+    fn accepted(
+        &mut self,
+        epoch: Epoch,
+        listener: Listener,
+        result: Result<Connection, String>,
+        io: &mut Io<'_, HubIn>,
+    ) {
+        let Some(owned) = &mut self.owned else { return };
+        match result {
+            Ok(connection) if owned.greeting < UNAUTHENTICATED_MAX => {
+                owned.greeting += 1;
+                io.complete(async move { HubIn::Greeted { epoch, result: greet(connection).await } });
+            }
+            Ok(_) => self.seat.observer.event(Event::LimitReached { limit: "UNAUTHENTICATED_MAX" }),
+            Err(why) => self.seat.observer.event(Event::PeerRefused { why }),
+        }
+        io.complete(accept(epoch, listener));
+    }
+}
+
+/// Writes the last words of a link and closes it.
+async fn finish(rest: impl Future<Output = io::Result<WriteHalf>>) -> HubIn {
+    if let Ok(half) = rest.await {
+        half.close();
+    }
+    HubIn::Finished
+}
+
+async fn accept(epoch: Epoch, listener: Listener) -> HubIn {
+    let result = listener.accept().await;
+    if matches!(result, Err(AcceptError::Listener(_))) {
+        // Out of descriptors, for example: do not spin.
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+    HubIn::Accepted { epoch, listener, result: result.map_err(|error| error.to_string()) }
+}
+
+async fn greet(connection: Connection) -> Result<Box<Greeting>, String> {
+    let (read, writer) = connection.into_split();
+    let mut reader = FrameReader::new(read);
+    let mut rest = Vec::new();
+    let n = tokio::time::timeout(HELLO_TIMEOUT, reader.read_batch(&mut rest))
+        .await
+        .map_err(|_| format!("no Hello within {} ms", HELLO_TIMEOUT.as_millis()))?
+        .map_err(|error| error.to_string())?;
+    if n == 0 {
+        return Err("closed before Hello".to_owned());
+    }
+    let ToHub::Hello(hello) = codec::decode::<ToHub>(&rest.remove(0)).map_err(|error| error.to_string())? else {
+        return Err("the first message was not Hello".to_owned());
+    };
+    reader.raise_cap();
+    Ok(Box::new(Greeting { hello, rest, reader, writer }))
+}
+
+async fn read(epoch: Epoch, link: LinkId, mut reader: FrameReader<ReadHalf>) -> HubIn {
+    let mut frames = Vec::new();
+    let result = reader.read_batch(&mut frames).await.map(|_| frames).map_err(io::Error::other);
+    HubIn::Read { epoch, link, reader, result }
+}

@@ -1,0 +1,37 @@
+//! What a session is started with.
+
+use paceline_ipc::dirs::StateDir;
+use paceline_proto::{
+    id::SessionId,
+    message::{ProtoRange, Rank},
+};
+
+use crate::socket::Upstream;
+
+/// Who this session is, as others see it.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Its id.
+    pub session: SessionId,
+    /// A name for people.
+    pub label: String,
+    /// Its build, for people.
+    pub build: String,
+    /// Protocol versions it speaks.
+    pub proto: ProtoRange,
+    /// Whether it leads.
+    pub rank: Rank,
+    /// Digest of its declared configuration.
+    pub declared: u64,
+}
+
+/// Everything a runtime needs. It reads no file and no environment beyond this.
+#[derive(Debug)]
+pub struct Options {
+    /// The group's directory, checked.
+    pub dir: StateDir,
+    /// Who joins.
+    pub identity: Identity,
+    /// Live upstreams that this session opens when it leads.
+    pub upstreams: Vec<Upstream>,
+}

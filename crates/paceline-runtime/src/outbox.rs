@@ -1,0 +1,399 @@
+//! Outbox actor: the queue database of the reign. Submits gather while a commit runs and go into the next one.
+//!
+//! **Invariant:** an acknowledgement follows the commit *and* a look at the fence after it, in that order, on the thread
+//! that committed; see `docs/FAILOVER.md`.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use paceline_ipc::{claim, dirs::StateDir, fence::OwnedClaim};
+use paceline_proto::{
+    id::{Epoch, MutationId, SessionId},
+    limits::{COMMIT_MAX, COMMIT_PER_SESSION},
+    message::{Submit, SubmitOutcome},
+    time::Time,
+};
+use paceline_store::{FoldLimit, Inheritance, QueueDb, StoreError, SubmitResult};
+
+use crate::{
+    election::{ElectionIn, blocking},
+    hub::HubIn,
+    shell::{Business, Describe, Io},
+    thread::Seat,
+};
+
+/// An idle store folds one step of old segments after this time.
+const FOLD_AFTER_IDLE: Duration = Duration::from_secs(1);
+/// Rows copied forward in one step of a fold: a commit of some milliseconds.
+const FOLD_ROWS: usize = 1024;
+
+/// Messages of the outbox actor.
+pub(crate) enum OutboxIn {
+    /// A reign begins: adopt the newest complete store below it.
+    Adopt { epoch: Epoch, database: Box<QueueDb>, claim: Arc<OwnedClaim> },
+    /// Adoption ended.
+    Adopted { epoch: Epoch, result: Result<(Box<Store>, u64), String> },
+    /// Store a mutation.
+    Store { epoch: Epoch, submit: Submit },
+    /// A commit ended.
+    Committed { epoch: Epoch, store: Box<Store>, committed: Committed },
+    /// A step of a fold ended.
+    Folded { epoch: Epoch, store: Box<Store>, result: Result<(), String> },
+    /// Flush for a handover, then let the hub drain.
+    Drain { epoch: Epoch, to: SessionId },
+    /// The handover failed.
+    Resume { epoch: Epoch },
+    /// The reign is over.
+    End { epoch: Epoch },
+    /// The session left: stop the hub when nothing is under way.
+    Stop,
+}
+
+impl Describe for OutboxIn {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Adopt { .. } => "adopt",
+            Self::Adopted { .. } => "adopted",
+            Self::Store { .. } => "store",
+            Self::Committed { .. } => "committed",
+            Self::Folded { .. } => "folded",
+            Self::Drain { .. } => "drain",
+            Self::Resume { .. } => "resume",
+            Self::End { .. } => "end",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// The database and the claim that allows to use it. Travels to the blocking pool and back.
+pub(crate) struct Store {
+    // Closed before the claim is released.
+    database: QueueDb,
+    claim: Arc<OwnedClaim>,
+    dir: StateDir,
+}
+
+/// How a commit ended.
+pub(crate) struct Committed {
+    results: Vec<(MutationId, SubmitOutcome)>,
+    fenced: Option<String>,
+    failed: Option<String>,
+}
+
+enum State {
+    /// No reign, or its store cannot be used.
+    Absent,
+    /// On the blocking pool.
+    Away,
+    /// Ready.
+    Here(Box<Store>),
+}
+
+pub(crate) struct OutboxBusiness {
+    seat: Seat,
+    epoch: Epoch,
+    state: State,
+    waiting: BTreeMap<SessionId, VecDeque<Submit>>,
+    /// The session that is served first in the next commit.
+    turn: Option<SessionId>,
+    draining: Option<SessionId>,
+    stopping: bool,
+    fold_at: Option<Time>,
+    /// The own reign whose store failed, and its last durable row.
+    failed: Option<(Epoch, u64)>,
+}
+
+impl OutboxBusiness {
+    pub(crate) fn new(seat: Seat) -> Self {
+        Self {
+            seat,
+            epoch: Epoch::NONE,
+            state: State::Absent,
+            waiting: BTreeMap::new(),
+            turn: None,
+            draining: None,
+            stopping: false,
+            fold_at: None,
+            failed: None,
+        }
+    }
+
+    fn adopt(&mut self, epoch: Epoch, database: QueueDb, claim: Arc<OwnedClaim>, io: &mut Io<'_, OutboxIn>) {
+        self.epoch = epoch;
+        self.state = State::Away;
+        self.waiting.clear();
+        self.draining = None;
+        let store = Box::new(Store { database, claim, dir: self.seat.dir.clone() });
+        let failed = self.failed;
+        io.complete(async move {
+            OutboxIn::Adopted { epoch, result: blocking(move || adopt(store, epoch, failed)).await }
+        });
+    }
+
+    fn adopted(&mut self, result: Result<(Box<Store>, u64), String>, io: &mut Io<'_, OutboxIn>) {
+        let epoch = self.epoch;
+        let result = match result {
+            Ok((store, rows)) => {
+                self.state = State::Here(store);
+                Ok(rows)
+            }
+            Err(why) => {
+                self.state = State::Absent;
+                Err(why)
+            }
+        };
+        self.seat.peers.election(ElectionIn::Adopted { epoch, result }, io.trace);
+        self.go_on(io);
+    }
+
+    fn committed(&mut self, committed: Committed, io: &mut Io<'_, OutboxIn>) {
+        let epoch = self.epoch;
+        // The hub learns the outcomes in any case: a NACK is an answer too.
+        self.seat.peers.hub(HubIn::Stored { epoch, results: committed.results }, io.trace);
+        if let Some(why) = committed.fenced {
+            self.state = State::Absent;
+            self.seat.peers.election(ElectionIn::Fenced { epoch, why }, io.trace);
+        } else if let Some(why) = committed.failed {
+            if let State::Here(store) = std::mem::replace(&mut self.state, State::Absent) {
+                self.failed = Some((epoch, store.database.last_durable()));
+            }
+            self.seat.peers.election(ElectionIn::StoreFailed { epoch, why }, io.trace);
+        }
+    }
+
+    /// Starts the next commit, or what waits for the store to be idle.
+    fn go_on(&mut self, io: &mut Io<'_, OutboxIn>) {
+        if matches!(self.state, State::Away) {
+            return;
+        }
+        let epoch = self.epoch;
+        if !self.waiting.is_empty()
+            && let State::Here(store) = std::mem::replace(&mut self.state, State::Away)
+        {
+            let batch = self.next_batch();
+            io.complete(async move {
+                let (store, committed) = blocking(move || commit(store, &batch)).await;
+                OutboxIn::Committed { epoch, store, committed }
+            });
+            self.fold_at = None;
+            return;
+        }
+        if matches!(self.state, State::Away) {
+            // Submits wait for a store that is gone: the hub hears that their fate is unknown.
+            self.state = State::Absent;
+        }
+        if matches!(self.state, State::Absent) && !self.waiting.is_empty() {
+            let why = "the group's store cannot be written";
+            let results = std::mem::take(&mut self.waiting)
+                .into_values()
+                .flatten()
+                .map(|submit| (submit.id, SubmitOutcome::Unknown(why.to_owned())))
+                .collect();
+            self.seat.peers.hub(HubIn::Stored { epoch, results }, io.trace);
+        }
+        if let Some(to) = self.draining.take() {
+            self.seat.peers.hub(HubIn::Drain { epoch, to }, io.trace);
+        }
+        if self.stopping {
+            self.state = State::Absent;
+            self.seat.peers.hub(HubIn::Stop, io.trace);
+        }
+        if matches!(&self.state, State::Here(store) if !store.database.segments().is_empty()) {
+            self.fold_at = Some(io.now + FOLD_AFTER_IDLE);
+        }
+    }
+
+    /// At most `COMMIT_PER_SESSION` submits of one session, sessions in turn.
+    fn next_batch(&mut self) -> Vec<Submit> {
+        let mut batch = Vec::new();
+        let sessions: Vec<SessionId> = match self.turn {
+            Some(turn) => {
+                let later = self.waiting.range(turn..).map(|(session, _)| *session);
+                later.chain(self.waiting.range(..turn).map(|(session, _)| *session)).collect()
+            }
+            None => self.waiting.keys().copied().collect(),
+        };
+        for session in sessions {
+            let Some(queue) = self.waiting.get_mut(&session) else { continue };
+            let room = (COMMIT_MAX - batch.len()).min(COMMIT_PER_SESSION).min(queue.len());
+            batch.extend(queue.drain(..room));
+            if queue.is_empty() {
+                self.waiting.remove(&session);
+            }
+            if batch.len() == COMMIT_MAX {
+                self.turn = Some(SessionId(session.0.wrapping_add(1)));
+                break;
+            }
+        }
+        batch
+    }
+}
+
+impl Business for OutboxBusiness {
+    const NAME: &'static str = "outbox";
+    type Input = OutboxIn;
+
+    fn handle(&mut self, input: OutboxIn, io: &mut Io<'_, OutboxIn>) {
+        match input {
+            OutboxIn::Adopt { epoch, database, claim } => self.adopt(epoch, *database, claim, io),
+            OutboxIn::Adopted { epoch, result } if epoch == self.epoch => self.adopted(result, io),
+            OutboxIn::Store { epoch, submit } if epoch == self.epoch => {
+                self.waiting.entry(submit.id.session).or_default().push_back(submit);
+                // Started by `flush`, so that everything that came together is committed together.
+            }
+            OutboxIn::Committed { epoch, store, committed } if epoch == self.epoch => {
+                self.state = State::Here(store);
+                self.committed(committed, io);
+            }
+            OutboxIn::Folded { epoch, store, result } if epoch == self.epoch => {
+                match result {
+                    Ok(()) => self.state = State::Here(store),
+                    Err(why) => {
+                        self.state = State::Absent;
+                        self.seat.peers.election(ElectionIn::StoreFailed { epoch, why }, io.trace);
+                    }
+                }
+                self.go_on(io);
+            }
+            OutboxIn::Drain { epoch, to } if epoch == self.epoch => {
+                self.draining = Some(to);
+                self.go_on(io);
+            }
+            OutboxIn::Resume { epoch } if epoch == self.epoch => self.draining = None,
+            OutboxIn::End { epoch } if epoch == self.epoch => {
+                self.epoch = Epoch::NONE;
+                self.state = State::Absent;
+                self.waiting.clear();
+                self.fold_at = None;
+            }
+            OutboxIn::Stop => {
+                self.stopping = true;
+                self.go_on(io);
+            }
+            // Of a reign that is over: the store and its hold on the claim end here.
+            OutboxIn::Adopted { .. }
+            | OutboxIn::Store { .. }
+            | OutboxIn::Committed { .. }
+            | OutboxIn::Folded { .. }
+            | OutboxIn::Drain { .. }
+            | OutboxIn::Resume { .. }
+            | OutboxIn::End { .. } => {}
+        }
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        self.fold_at
+    }
+
+    fn due(&mut self, io: &mut Io<'_, OutboxIn>) {
+        self.fold_at = None;
+        match std::mem::replace(&mut self.state, State::Away) {
+            State::Here(store) => {
+                let epoch = self.epoch;
+                io.complete(async move {
+                    let (store, result) = blocking(move || fold(store)).await;
+                    OutboxIn::Folded { epoch, store, result }
+                });
+            }
+            other @ (State::Absent | State::Away) => self.state = other,
+        }
+    }
+
+    fn flush(&mut self, io: &mut Io<'_, OutboxIn>) {
+        if !self.waiting.is_empty() {
+            self.go_on(io);
+        }
+    }
+}
+
+/// Reads after the claim, syncs the directories, commits `complete`, and only then the store may be used.
+fn adopt(
+    mut store: Box<Store>,
+    epoch: Epoch,
+    failed: Option<(Epoch, u64)>,
+) -> Result<(Box<Store>, u64), String> {
+    let adopted = adopt_steps(&mut store, epoch, failed).map_err(|error| error.to_string())?;
+    store.claim.fence().unfenced().map_err(|fenced| fenced.to_string())?;
+    Ok((store, adopted.rows))
+}
+
+fn adopt_steps(
+    store: &mut Store,
+    epoch: Epoch,
+    failed: Option<(Epoch, u64)>,
+) -> Result<paceline_store::Adopted, Box<dyn std::error::Error>> {
+    let mut inheritance = Inheritance::read(store.dir.root(), epoch)?;
+    if let Some((own, last_durable)) = failed
+        && own.next() == epoch
+    {
+        // Rows of the failed commit were answered as unknown and may never reach the disk.
+        inheritance.forget_beyond(last_durable);
+    }
+    claim::sync_claims(&store.dir)?;
+    let adopted = store.database.adopt(&inheritance)?;
+    store.database.verify_path()?;
+    Ok(adopted)
+}
+
+/// Commits, then looks at the fence, then says what may be said.
+fn commit(mut store: Box<Store>, batch: &[Submit]) -> (Box<Store>, Committed) {
+    let mut committed = Committed { results: Vec::with_capacity(batch.len()), fenced: None, failed: None };
+    let all = |outcome: &SubmitOutcome| batch.iter().map(|submit| (submit.id, outcome.clone())).collect();
+    match store.database.commit(batch) {
+        Ok(results) => match store.claim.fence().unfenced() {
+            Ok(()) => {
+                let outcomes = results.iter().map(outcome);
+                committed.results = batch.iter().map(|submit| submit.id).zip(outcomes).collect();
+            }
+            Err(fenced) => {
+                committed.results = all(&SubmitOutcome::Moved);
+                committed.fenced = Some(fenced.to_string());
+            }
+        },
+        Err(error) if error.retryable() && !error.state_unknown() =>
+            {
+                tracing::warn!(%error, "a batch was not stored");
+                committed.results = all(&SubmitOutcome::Busy);
+            }
+        Err(error) => {
+            committed.results = all(&SubmitOutcome::Unknown(error.to_string()));
+            committed.failed = Some(error.to_string());
+        }
+    }
+    (store, committed)
+}
+
+fn outcome(result: &SubmitResult) -> SubmitOutcome {
+    match *result {
+        SubmitResult::Accepted { .. } | SubmitResult::Duplicate => SubmitOutcome::Acknowledged,
+        SubmitResult::HashMismatch => SubmitOutcome::HashMismatch,
+        SubmitResult::Hole { expected } => SubmitOutcome::Hole { expected },
+    }
+}
+
+/// One step of a fold, and the log copied back. Files that nothing reachable lies in are removed only by an owner that
+/// is complete and, looked at after they were listed, unfenced.
+fn fold(mut store: Box<Store>) -> (Box<Store>, Result<(), String>) {
+    let result = fold_steps(&mut store).map_err(|error| error.to_string());
+    (store, result)
+}
+
+fn fold_steps(store: &mut Store) -> Result<(), StoreError> {
+    match store.database.fold(FoldLimit { rows: FOLD_ROWS, ..FoldLimit::default() }) {
+        Ok(_) => {}
+        // Nothing was written: the next idle time will do.
+        Err(error) if !error.state_unknown() => tracing::debug!(%error, "folding waits"),
+        Err(error) => return Err(error),
+    }
+    store.database.maintain()?;
+    let discardable = store.database.discardable()?;
+    if store.claim.fence().unfenced().is_ok() {
+        for path in discardable {
+            paceline_store::remove(&path)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,305 @@
+//! A session's own copy of what it subscribes to: read by any thread without a mailbox and without waiting.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use paceline_ipc::clock;
+use paceline_proto::{
+    connection::Connection,
+    election::Role,
+    id::{Channel, Key, Place, Position, Stream},
+    message::{Gap, GapCause, Held, HeldEvent, Member},
+};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, watch};
+
+use crate::death::{Death, End};
+
+/// Events waiting for one slow reader before they are dropped and a gap is shown.
+pub const EVENT_QUEUE: usize = 64 << 10;
+/// Bytes of those events.
+pub const EVENT_QUEUE_BYTES: usize = 32 << 20;
+
+/// One atomic state of a key.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// JSON bytes; `None` before the first value.
+    pub value: Option<Bytes>,
+    /// Where the value stands.
+    pub place: Option<Place>,
+    /// Marked stale by an invalidation after the value was installed.
+    pub invalidated: bool,
+    /// When this session installed the value.
+    pub updated_at: Option<SystemTime>,
+    /// Counts the states of the key in this session.
+    pub generation: u64,
+}
+
+/// The place of one key in the replica.
+#[derive(Debug)]
+pub struct Cell {
+    view: ArcSwap<Snapshot>,
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Cell {
+    fn default() -> Self {
+        Self { view: ArcSwap::default(), changed: watch::Sender::new(0) }
+    }
+}
+
+impl Cell {
+    /// The current state. Never blocks.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.view.load_full()
+    }
+
+    /// Told whenever the state changes.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn store(&self, held: Option<&Held>) {
+        let old = self.view.load();
+        let generation = old.generation + 1;
+        self.view.store(Arc::new(match held {
+            Some(held) => Snapshot {
+                value: Some(held.value.clone()),
+                place: Some(held.place.clone()),
+                invalidated: held.invalidated,
+                updated_at: Some(clock::wall()),
+                generation,
+            },
+            None => Snapshot { generation, ..Snapshot::default() },
+        }));
+        self.changed.send_replace(generation);
+    }
+}
+
+/// What an event subscriber receives.
+#[derive(Debug, Clone)]
+pub enum Delivery {
+    /// The next event.
+    Event(HeldEvent),
+    /// Events may be missing here.
+    Gap(Gap),
+}
+
+/// The ordered, bounded queue of one event subscriber.
+#[derive(Debug, Default)]
+pub struct EventQueue {
+    waiting: Mutex<Waiting>,
+    arrived: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    items: VecDeque<Delivery>,
+    bytes: usize,
+    channels: BTreeSet<Channel>,
+    taken: Option<Position>,
+}
+
+impl EventQueue {
+    /// Takes the next delivery, if one waits.
+    pub fn pop(&self) -> Option<Delivery> {
+        let mut waiting = self.waiting.lock();
+        let item = waiting.items.pop_front()?;
+        if let Delivery::Event(event) = &item {
+            waiting.bytes -= event.data.len();
+            waiting.taken = Some(event.origin.1.clone());
+        }
+        Some(item)
+    }
+
+    /// Waits until something may have arrived. Cancel-safe.
+    pub async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    fn push_event(&self, event: HeldEvent) {
+        let mut waiting = self.waiting.lock();
+        if waiting.items.len() >= EVENT_QUEUE || waiting.bytes + event.data.len() > EVENT_QUEUE_BYTES {
+            let lost = Gap {
+                channel: event.origin.0.clone(),
+                after: waiting.taken.clone(),
+                upto: Some(event.origin.1.clone()),
+                why: GapCause::SlowReader,
+            };
+            tracing::warn!(limit = "EVENT_QUEUE", "an event subscriber is too slow; its events are dropped");
+            waiting.items.clear();
+            waiting.bytes = 0;
+            waiting.items.push_back(Delivery::Gap(lost));
+        } else {
+            waiting.bytes += event.data.len();
+            waiting.channels.insert(event.origin.0.clone());
+            waiting.items.push_back(Delivery::Event(event));
+        }
+        drop(waiting);
+        self.arrived.notify_one();
+    }
+
+    fn push_gap(&self, gap: &Gap) {
+        let mut waiting = self.waiting.lock();
+        if !waiting.channels.is_empty() && !waiting.channels.contains(&gap.channel) {
+            return;
+        }
+        waiting.items.push_back(Delivery::Gap(gap.clone()));
+        drop(waiting);
+        self.arrived.notify_one();
+    }
+}
+
+/// What `group().watch()` shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupView {
+    /// The role of this session.
+    pub role: Role,
+    /// The members as last told by the owner.
+    pub members: Vec<Member>,
+    /// The group's upstream connections, by name.
+    pub connections: Vec<Connection>,
+}
+
+/// The replica of one session.
+#[derive(Debug)]
+pub struct Replica {
+    cells: RwLock<HashMap<Key, (Arc<Cell>, usize)>>,
+    streams: RwLock<HashMap<Stream, Vec<Arc<EventQueue>>>>,
+    group: watch::Sender<Arc<GroupView>>,
+}
+
+impl Default for Replica {
+    fn default() -> Self {
+        let group = GroupView { role: Role::Joining, members: Vec::new(), connections: Vec::new() };
+        Self {
+            cells: RwLock::default(),
+            streams: RwLock::default(),
+            group: watch::Sender::new(Arc::new(group)),
+        }
+    }
+}
+
+impl Replica {
+    /// Adds a subscriber of `key`; `first` is called, in order with all other calls, when it is the first.
+    pub fn subscribe(&self, key: &Key, first: impl FnOnce()) -> Arc<Cell> {
+        let mut cells = self.cells.write();
+        let (cell, count) = cells.entry(key.clone()).or_default();
+        *count += 1;
+        if *count == 1 {
+            first();
+        }
+        cell.clone()
+    }
+
+    /// Takes a subscriber away; `last` is called when nobody is left.
+    pub fn unsubscribe(&self, key: &Key, last: impl FnOnce()) {
+        let mut cells = self.cells.write();
+        let Some((_, count)) = cells.get_mut(key) else { return };
+        *count -= 1;
+        if *count == 0 {
+            cells.remove(key);
+            last();
+        }
+    }
+
+    /// Adds an event subscriber; `first` as in [`Replica::subscribe`].
+    pub fn subscribe_stream(&self, stream: &Stream, first: impl FnOnce()) -> Arc<EventQueue> {
+        let queue = Arc::new(EventQueue::default());
+        let mut streams = self.streams.write();
+        let queues = streams.entry(stream.clone()).or_default();
+        queues.push(queue.clone());
+        if queues.len() == 1 {
+            first();
+        }
+        queue
+    }
+
+    /// Takes an event subscriber away; `last` as in [`Replica::unsubscribe`].
+    pub fn unsubscribe_stream(&self, stream: &Stream, queue: &Arc<EventQueue>, last: impl FnOnce()) {
+        let mut streams = self.streams.write();
+        let Some(queues) = streams.get_mut(stream) else { return };
+        queues.retain(|q| !Arc::ptr_eq(q, queue));
+        if queues.is_empty() {
+            streams.remove(stream);
+            last();
+        }
+    }
+
+    /// The group as last known, and its changes.
+    pub fn group(&self) -> watch::Receiver<Arc<GroupView>> {
+        self.group.subscribe()
+    }
+
+    pub(crate) fn show(&self, held: &Held) {
+        if let Some((cell, _)) = self.cells.read().get(&held.key) {
+            cell.store(Some(held));
+        }
+    }
+
+    pub(crate) fn clear(&self, key: &Key) {
+        if let Some((cell, _)) = self.cells.read().get(key) {
+            cell.store(None);
+        }
+    }
+
+    pub(crate) fn deliver(&self, event: HeldEvent) {
+        let streams = self.streams.read();
+        let Some((last, others)) = streams.get(&event.stream).and_then(|queues| queues.split_last()) else { return };
+        for queue in others {
+            queue.push_event(event.clone());
+        }
+        last.push_event(event);
+    }
+
+    pub(crate) fn show_gap(&self, gap: &Gap) {
+        for queue in self.streams.read().values().flatten() {
+            queue.push_gap(gap);
+        }
+    }
+
+    pub(crate) fn change_group(&self, change: impl FnOnce(&mut GroupView)) {
+        self.group.send_if_modified(|view| {
+            let mut next = GroupView::clone(view);
+            change(&mut next);
+            let changed = next != **view;
+            if changed {
+                *view = Arc::new(next);
+            }
+            changed
+        });
+    }
+}
+
+/// Told when a key changes.
+pub type Watch = watch::Receiver<u64>;
+/// Told when the group changes.
+pub type GroupReceiver = watch::Receiver<Arc<GroupView>>;
+
+/// Waits for a change, or for the end of the runtime. Cancel-safe.
+pub async fn changed_or_dead<T>(watch: &mut watch::Receiver<T>, death: &Death) -> Result<(), End> {
+    tokio::select! {
+        biased;
+        changed = watch.changed() => match changed {
+            Ok(()) => Ok(()),
+            Err(_) => Err(death.wait().await),
+        },
+        end = death.wait() => Err(end),
+    }
+}
+
+impl EventQueue {
+    /// Waits until something may have arrived, or for the end of the runtime. Cancel-safe.
+    pub async fn arrived_or_dead(&self, death: &Death) -> Result<(), End> {
+        tokio::select! {
+            biased;
+            () = self.arrived() => Ok(()),
+            end = death.wait() => Err(end),
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The one place where a pure machine meets actix.
+//!
+//! A [`Business`] holds a machine and what it needs to carry out effects; [`Shell`] is the actor around it. For every
+//! message the shell fires a due deadline first, opens a span, calls `handle`, and writes a record to the trace ring.
+//! What the business starts (connections, disk, timers of its own) comes back through the completion set as a message
+//! of its own type, never through a mailbox that could be full.
+//!
+//! **Invariant:** an actor holds one spawned item, the [`Driver`], with one timer that is reset in place. Replacing
+//! actix by another actor library touches this file and `thread.rs` only.
+
+use std::{
+    any::Any,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+    time::Duration,
+};
+
+use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Message, Recipient, dev::SendError};
+use futures_util::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
+use paceline_ipc::clock;
+use paceline_proto::{
+    id::{Key, Trace},
+    time::Time,
+};
+
+use crate::{
+    death::{Death, End},
+    trace::{Outcome, Record, Ring},
+};
+
+/// Messages an actor's mailbox holds before `offer` is refused and `tell` reports the limit.
+pub(crate) const MAILBOX: usize = 16 << 10;
+/// Completions handled before the driver lets others run.
+const COMPLETIONS_PER_POLL: usize = 64;
+
+/// A pure machine with what it needs to act.
+pub(crate) trait Business: Unpin + 'static {
+    /// The actor's name in traces.
+    const NAME: &'static str;
+    /// Its messages, completions of its own work included.
+    type Input: Describe + Send + 'static;
+
+    /// Handles one message.
+    fn handle(&mut self, input: Self::Input, io: &mut Io<'_, Self::Input>);
+
+    /// When `due` must be called.
+    fn deadline(&self) -> Option<Time>;
+
+    /// The deadline has passed.
+    fn due(&mut self, io: &mut Io<'_, Self::Input>);
+
+    /// Nothing more is waiting: write what was gathered.
+    fn flush(&mut self, _io: &mut Io<'_, Self::Input>) {}
+}
+
+/// What traces say about a message.
+pub(crate) trait Describe {
+    /// Stable name of the kind.
+    fn kind(&self) -> &'static str;
+
+    /// The key it is about.
+    fn key(&self) -> Option<&Key> {
+        None
+    }
+}
+
+/// A message in a mailbox.
+pub(crate) struct Envelope<I> {
+    input: I,
+    trace: Trace,
+    queued: Time,
+}
+
+impl<I: Send + 'static> Message for Envelope<I> {
+    type Result = ();
+}
+
+/// A sender to an actor. Three named ways to send, no other.
+pub(crate) struct Mail<I: Send + 'static>(Recipient<Envelope<I>>);
+
+impl<I: Send + 'static> Clone for Mail<I> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<I: Send + 'static> Mail<I> {
+    /// Must arrive: the bound is reported, never enforced by dropping. For messages between actors of one session,
+    /// whose number is bounded by what was started.
+    pub(crate) fn tell(&self, input: I, trace: Trace) {
+        match self.0.try_send(Envelope { input, trace, queued: clock::boottime() }) {
+            Ok(()) => {}
+            Err(SendError::Full(envelope)) => {
+                tracing::warn!(limit = "MAILBOX", "a mailbox is over its bound");
+                #[expect(clippy::disallowed_methods, reason = "full was reported, and the message must arrive")]
+                self.0.do_send(envelope);
+            }
+            // The actor ended with its runtime; the handles learn it from `Death`.
+            Err(SendError::Closed(_)) => {}
+        }
+    }
+
+    /// May be refused when the mailbox is full or closed: for callers outside the runtime.
+    pub(crate) fn offer(&self, input: I, trace: Trace) -> Result<(), Refused> {
+        self.0.try_send(Envelope { input, trace, queued: clock::boottime() }).map_err(|error| match error {
+            SendError::Full(_) => Refused::Full,
+            SendError::Closed(_) => Refused::Closed,
+        })
+    }
+}
+
+/// Why an offered message was not taken. Nothing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Full,
+    Closed,
+}
+
+/// What a handler may use.
+pub(crate) struct Io<'a, I> {
+    /// When this message is handled.
+    pub now: Time,
+    /// The cause of this message, and its own span: what it sends carries this.
+    pub trace: Trace,
+    started: &'a mut Vec<LocalBoxFuture<'static, I>>,
+}
+
+impl<I: 'static> Io<'_, I> {
+    /// The context for something that begins here: a trace of its own where the message belongs to none.
+    pub(crate) fn cause(&self) -> Trace {
+        if self.trace.trace == 0 { Trace { trace: uuid::Uuid::now_v7().as_u128(), ..self.trace } } else { self.trace }
+    }
+
+    /// Starts work whose result comes back as a message.
+    pub(crate) fn complete(&mut self, work: impl Future<Output = I> + 'static) {
+        self.started.push(work.boxed_local());
+    }
+}
+
+/// The actor around a business.
+pub(crate) struct Shell<B: Business> {
+    business: B,
+    completions: FuturesUnordered<LocalBoxFuture<'static, B::Input>>,
+    started: Vec<LocalBoxFuture<'static, B::Input>>,
+    ring: Ring,
+    death: Death,
+    spans: Spans,
+}
+
+/// Makes span ids that differ between the actors of a session and between sessions.
+struct Spans(u64);
+
+impl Spans {
+    fn next(&mut self) -> u64 {
+        // SplitMix64 over a counter: unique within the actor, spread over the id space.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)).max(1)
+    }
+}
+
+impl<B: Business> Shell<B> {
+    /// Starts the actor on the current arbiter.
+    pub(crate) fn start(business: B, ring: Ring, death: Death) -> Mail<B::Input> {
+        let seed = uuid::Uuid::now_v7().as_u64_pair().1;
+        let shell = Self {
+            business,
+            completions: FuturesUnordered::new(),
+            started: Vec::new(),
+            ring,
+            death,
+            spans: Spans(seed),
+        };
+        Mail(Actor::start(shell).recipient())
+    }
+
+    fn handle_one(&mut self, input: B::Input, trace: Trace, queued: Option<Time>) {
+        let now = clock::boottime();
+        self.fire_due(now);
+        let own = Trace { trace: trace.trace, span: self.spans.next() };
+        let record = Record::new(B::NAME, input.kind(), now, Outcome::Done).with_key(input.key());
+        let span = tracing::trace_span!("handle", actor = B::NAME, kind = record.kind);
+        let entered = span.enter();
+        let business = &mut self.business;
+        let mut io = Io { now, trace: own, started: &mut self.started };
+        let result = catch_unwind(AssertUnwindSafe(|| business.handle(input, &mut io)));
+        drop(entered);
+        self.ring.push(Record {
+            queue_ns: saturate(queued.map_or(Duration::ZERO, |at| now.since(at))),
+            run_ns: saturate(clock::boottime().since(now)),
+            trace: own,
+            parent: trace.span,
+            outcome: if result.is_ok() { Outcome::Done } else { Outcome::Panicked },
+            ..record
+        });
+        if let Err(panic) = result {
+            self.die(&*panic);
+        }
+    }
+
+    fn fire_due(&mut self, now: Time) {
+        if self.business.deadline().is_none_or(|at| at > now) {
+            return;
+        }
+        let own = Trace { trace: 0, span: self.spans.next() };
+        let business = &mut self.business;
+        let mut io = Io { now, trace: own, started: &mut self.started };
+        let result = catch_unwind(AssertUnwindSafe(|| business.due(&mut io)));
+        self.ring.push(Record {
+            run_ns: saturate(clock::boottime().since(now)),
+            trace: own,
+            ..Record::new(B::NAME, "deadline", now, Outcome::Due)
+        });
+        if let Err(panic) = result {
+            self.die(&*panic);
+        }
+    }
+
+    fn flush(&mut self) {
+        let own = Trace { trace: 0, span: self.spans.next() };
+        let business = &mut self.business;
+        let mut io = Io { now: clock::boottime(), trace: own, started: &mut self.started };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| business.flush(&mut io))) {
+            self.die(&*panic);
+        }
+    }
+
+    fn die(&self, panic: &(dyn Any + Send)) {
+        let text = panic
+            .downcast_ref::<&str>()
+            .map(|s| (*s).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without a text".to_owned());
+        tracing::error!(actor = B::NAME, %text, "an actor panicked; the runtime ends");
+        self.death.declare(End::Panicked(Arc::from(format!("{}: {text}", B::NAME))));
+    }
+}
+
+fn saturate(d: Duration) -> u32 {
+    u32::try_from(d.as_nanos()).unwrap_or(u32::MAX)
+}
+
+impl<B: Business> Actor for Shell<B> {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        ctx.spawn(Driver { timer: Box::pin(tokio::time::sleep(Duration::ZERO)), armed: None });
+    }
+}
+
+impl<B: Business> Handler<Envelope<B::Input>> for Shell<B> {
+    type Result = ();
+
+    fn handle(&mut self, envelope: Envelope<B::Input>, _: &mut Self::Context) {
+        self.handle_one(envelope.input, envelope.trace, Some(envelope.queued));
+    }
+}
+
+/// The actor's one spawned item: completions, the flush after a drained mailbox, and the timer.
+struct Driver {
+    timer: Pin<Box<tokio::time::Sleep>>,
+    armed: Option<Time>,
+}
+
+impl<B: Business> ActorFuture<Shell<B>> for Driver {
+    type Output = ();
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        shell: &mut Shell<B>,
+        ctx: &mut Context<Shell<B>>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        for round in 0.. {
+            shell.completions.extend(shell.started.drain(..));
+            if shell.death.get().is_some() {
+                ctx.stop();
+                return Poll::Ready(());
+            }
+            if round == COMPLETIONS_PER_POLL {
+                shell.flush();
+                task.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let completions = &mut shell.completions;
+            let next = catch_unwind(AssertUnwindSafe(|| completions.poll_next_unpin(task)));
+            match next {
+                Err(panic) => shell.die(&*panic),
+                Ok(Poll::Ready(Some(input))) => shell.handle_one(input, Trace::NONE, None),
+                Ok(Poll::Ready(None) | Poll::Pending) => {
+                    shell.flush();
+                    if shell.started.is_empty() && !self.arm_or_fire(shell, task) {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Driver {
+    /// Arms the timer for the business's deadline; fires it if it has passed and says so.
+    fn arm_or_fire<B: Business>(&mut self, shell: &mut Shell<B>, task: &mut TaskContext<'_>) -> bool {
+        let Some(at) = shell.business.deadline() else {
+            self.armed = None;
+            return false;
+        };
+        let now = clock::boottime();
+        if at <= now {
+            shell.fire_due(now);
+            return true;
+        }
+        if self.armed != Some(at) {
+            self.armed = Some(at);
+            self.timer.as_mut().reset(tokio::time::Instant::now() + at.since(now));
+        }
+        if self.timer.as_mut().poll(task).is_ready() {
+            // The timer's clock ran ahead by less than its resolution: look again.
+            self.armed = None;
+            self.timer.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(1));
+            return self.timer.as_mut().poll(task).is_ready();
+        }
+        false
+    }
+}

@@ -1,0 +1,179 @@
+//! Mutants whose rule lives inside a pure machine: they change what passes between the machines instead.
+
+use std::sync::Arc;
+
+use paceline_proto::{
+    follower::{self, Effect},
+    hub::{Carried, Input, Kept, Part},
+    id::{Channel, LinkId, Mark, Position},
+    message::{Body, Frame, HeldEvent, Shared, ToHub, ToSession},
+};
+
+use crate::{
+    disk::Pid,
+    mutant::Mutant,
+    process::HubMail,
+    world::World,
+};
+
+impl World {
+    /// What a session sends.
+    pub(super) fn tamper_up(&mut self, mut message: ToHub) -> Vec<ToHub> {
+        if self.is(Mutant::FramesDroppedAtOnce) {
+            match &mut message {
+                ToHub::Tail { events, .. } => events.clear(),
+                ToHub::OfferRest { channels, .. } => {
+                    for offer in channels {
+                        offer.ring_after = Some(offer.covered.clone());
+                    }
+                }
+                _ => {}
+            }
+        }
+        if self.is(Mutant::ResetNotRemembered) {
+            match &mut message {
+                ToHub::OfferKeys(offers) => {
+                    for offer in offers {
+                        offer.place.reset = Mark::ZERO;
+                    }
+                }
+                ToHub::Values(values) => {
+                    for held in values {
+                        held.place.reset = Mark::ZERO;
+                    }
+                }
+                _ => {}
+            }
+        }
+        vec![message]
+    }
+
+    /// What a session takes into its reign.
+    pub(super) fn tamper_carried(&mut self, mut carried: Carried) -> Carried {
+        if self.is(Mutant::FramesDroppedAtOnce) {
+            carried.kept.clear();
+            for (channel, floor) in &mut carried.rings {
+                let stands = carried.positions.iter().find(|(own, _)| own == channel);
+                *floor = stands.map(|(_, position)| position.clone());
+            }
+        }
+        if self.is(Mutant::NoGap) {
+            carried.kept.retain(|kept| matches!(kept, Kept::Event(_)));
+        }
+        if self.is(Mutant::ResetNotRemembered) {
+            for held in &mut carried.held {
+                held.place.reset = Mark::ZERO;
+            }
+        }
+        carried
+    }
+
+    /// Where a channel is resumed.
+    pub(super) fn tamper_resume(&mut self, channel: &Channel, resume: Option<Position>) -> Option<Position> {
+        if !self.is(Mutant::ResumeAtBestPosition) {
+            return resume;
+        }
+        let Some(feed) = self.feeds.iter().find(|feed| feed.channel == *channel) else { return resume };
+        let known = self.processes.values().filter(|process| process.alive()).flat_map(|process| {
+            let positions = process.follower.carry().positions;
+            positions.into_iter().filter(|(own, _)| own == channel).map(|(_, position)| position)
+        });
+        known.chain(resume).max_by_key(|position| feed.number_at(position))
+    }
+
+    /// What a hub writes to a link.
+    pub(super) fn tamper_parts(&mut self, pid: Pid, link: LinkId, parts: Vec<Part>) -> Vec<Part> {
+        match self.mutant {
+            Some(Mutant::NoGap) => parts.into_iter().map(without_gaps).collect(),
+            Some(Mutant::ConflationDropsOperationIds) => parts.into_iter().map(without_operation_ids).collect(),
+            Some(Mutant::NewerEventsBeforeTail) => {
+                for part in &parts {
+                    if let Part::Message(ToSession::WantTail { channel, .. }) = part {
+                        let message = ToHub::Tail { channel: channel.clone(), events: Vec::new(), end: true };
+                        self.inject(pid, link, message);
+                    }
+                }
+                parts
+            }
+            Some(Mutant::VolatileAcknowledgedWhenWritten) => {
+                for part in &parts {
+                    if let Part::Batch { header, .. } = part
+                        && header.ack_now
+                        && link != LinkId(0)
+                    {
+                        self.inject(pid, link, ToHub::Ack(header.upto));
+                    }
+                }
+                parts
+            }
+            _ => parts,
+        }
+    }
+
+    /// A message the session never sent.
+    fn inject(&mut self, pid: Pid, link: LinkId, message: ToHub) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let Some(epoch) = process.owned.as_ref().map(|owned| owned.epoch) else { return };
+        process.hub_mail.push_back(HubMail::In { epoch, input: Box::new(Input::Message { link, message }) });
+    }
+
+    /// The frame in the input, if a mutant needs it afterwards.
+    pub(super) fn untampered_frame(&self, input: &follower::Input) -> Option<Frame> {
+        match input {
+            follower::Input::Message(ToSession::Frame(frame)) if self.is(Mutant::NoDedupeByPosition) => {
+                Some(frame.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// A follower that delivers whatever comes.
+    pub(super) fn tamper_delivery(&self, pid: Pid, frame: &Frame, effects: &mut Vec<Effect>) {
+        if !self.is(Mutant::NoDedupeByPosition) {
+            return;
+        }
+        let (Body::Event { stream, data }, Some(origin)) = (&frame.body, &frame.origin) else { return };
+        let delivered = effects.iter().any(|effect| matches!(effect, Effect::Deliver(_)));
+        let Some(process) = self.processes.get(&pid) else { return };
+        if delivered || !process.caller.streams.contains(stream) {
+            return;
+        }
+        let mark = Mark::new(process.follower.hello_last().epoch, frame.offset);
+        let event = HeldEvent { mark, origin: origin.clone(), stream: stream.clone(), data: data.clone() };
+        effects.push(Effect::Deliver(event));
+    }
+}
+
+fn without_gaps(part: Part) -> Part {
+    match part {
+        Part::Message(ToSession::Snapshot(mut snapshot)) => {
+            snapshot.gaps.clear();
+            Part::Message(ToSession::Snapshot(snapshot))
+        }
+        Part::Batch { header, frames } => {
+            let frames = frames
+                .into_iter()
+                .map(|shared| match &shared.frame.body {
+                    Body::Gap(_) => Shared::new(Frame { body: Body::Nothing, ..shared.frame.clone() }),
+                    _ => shared,
+                })
+                .collect();
+            Part::Batch { header, frames }
+        }
+        Part::Message(_) => part,
+    }
+}
+
+fn without_operation_ids(part: Part) -> Part {
+    let strip = |shared: Arc<Shared>| Shared::new(Frame { op: None, ..shared.frame.clone() });
+    match part {
+        Part::Message(ToSession::Snapshot(mut snapshot)) => {
+            snapshot.ops.clear();
+            Part::Message(ToSession::Snapshot(snapshot))
+        }
+        Part::Batch { header, frames } if header.conflated => {
+            Part::Batch { header, frames: frames.into_iter().map(strip).collect() }
+        }
+        Part::Batch { .. } | Part::Message(_) => part,
+    }
+}

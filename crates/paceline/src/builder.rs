@@ -1,0 +1,129 @@
+//! Joining a group.
+
+use std::path::PathBuf;
+
+use paceline_ipc::{
+    dirs::StateDir,
+    group::{GroupName, InvalidGroupName},
+};
+use paceline_proto::{
+    id::SessionId,
+    message::{PROTO, Rank},
+};
+use paceline_runtime::{Identity, Options, Runtime};
+
+use crate::{
+    error::Error,
+    session::{Session, block_on},
+    upstream::WebSocket,
+};
+
+/// What a session is joined with.
+#[derive(Debug)]
+pub struct Builder {
+    name: String,
+    principal: Option<String>,
+    label: String,
+    rank: Rank,
+    state_dir: Option<PathBuf>,
+    upstreams: Vec<WebSocket>,
+}
+
+impl Builder {
+    pub(crate) fn new(name: String) -> Self {
+        Self {
+            name,
+            principal: None,
+            label: String::new(),
+            rank: Rank::Candidate,
+            state_dir: None,
+            upstreams: Vec::new(),
+        }
+    }
+
+    /// Whose account the group's wire belongs to; part of the group's identity. Default: none.
+    #[must_use]
+    pub fn principal(mut self, principal: impl Into<String>) -> Self {
+        self.principal = Some(principal.into());
+        self
+    }
+
+    /// A name for people, shown in listings. Default: the process id.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    /// Never leads.
+    #[must_use]
+    pub fn observer(mut self) -> Self {
+        self.rank = Rank::Observer;
+        self
+    }
+
+    /// Leads in preference to others: the first heir, and handed the wire politely by a session that is not preferred.
+    #[must_use]
+    pub fn preferred(mut self) -> Self {
+        self.rank = Rank::Preferred;
+        self
+    }
+
+    /// Directory of the groups' state instead of the user's own. Sessions with different directories form different
+    /// groups.
+    #[must_use]
+    pub fn state_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(path.into());
+        self
+    }
+
+    /// Reads `PACELINE_STATE_DIR`. The library reads no environment without this call.
+    #[must_use]
+    pub fn from_env(mut self) -> Self {
+        if let Some(path) = std::env::var_os("PACELINE_STATE_DIR") {
+            self.state_dir = Some(path.into());
+        }
+        self
+    }
+
+    /// Declares a live upstream. The session that leads opens it; every session of a group declares the same.
+    #[must_use]
+    pub fn upstream(mut self, upstream: WebSocket) -> Self {
+        self.upstreams.push(upstream);
+        self
+    }
+
+    /// Joins: resolves when Welcome and the first snapshot were received.
+    ///
+    /// # Errors
+    /// Says who and why; nothing changed.
+    pub async fn join(self) -> Result<Session, Error> {
+        let runtime = self.start()?;
+        Session::joined(runtime).await
+    }
+
+    /// [`Builder::join`] for callers without an executor.
+    ///
+    /// # Errors
+    /// As [`Builder::join`].
+    pub fn join_blocking(self) -> Result<Session, Error> {
+        block_on(self.join())
+    }
+
+    fn start(self) -> Result<Runtime, Error> {
+        let name: GroupName = self.name.parse().map_err(|error: InvalidGroupName| Error::Name(error.to_string()))?;
+        let dir = StateDir::open(&name, self.principal.as_deref(), self.state_dir.as_deref())?;
+        let upstreams =
+            self.upstreams.into_iter().map(WebSocket::build).collect::<Result<Vec<_>, _>>().map_err(Error::Invalid)?;
+        let label = if self.label.is_empty() { format!("pid {}", std::process::id()) } else { self.label };
+        let identity = Identity {
+            session: SessionId(uuid::Uuid::now_v7().as_u128()),
+            label,
+            build: concat!("paceline ", env!("CARGO_PKG_VERSION")).to_owned(),
+            proto: PROTO,
+            rank: self.rank,
+            declared: 0,
+        };
+        Ok(Runtime::start(Options { dir, identity, upstreams })?)
+    }
+}

@@ -1,0 +1,99 @@
+//! What can go wrong for a caller.
+
+use std::path::PathBuf;
+
+use paceline_ipc::dirs::DirectoryError;
+use paceline_runtime::{CallError, End, StartError};
+
+/// A call on a session failed. Each variant says whether state changed and whether a retry helps.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name of the group is not allowed; nothing changed.
+    #[error("{0}")]
+    Name(String),
+    /// The group's directory cannot be used; nothing changed, and a retry helps after the fix.
+    #[error("use the directory {path}: {why}; {fix}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+        /// What to do.
+        fix: String,
+    },
+    /// The session cannot join as things are; nothing changed. The text says who and why.
+    #[error("join the group: {0}")]
+    Refused(String),
+    /// A declaration of this session is not valid; nothing changed.
+    #[error("{0}")]
+    Invalid(String),
+    /// The value could not be written as JSON, or exceeds a bound; nothing changed.
+    #[error("encode the value: {0}")]
+    Encode(String),
+    /// The stored value is not what the caller's type expects; nothing changed.
+    #[error("decode the value at {path}: {why}")]
+    Decode {
+        /// Where in the value.
+        path: String,
+        /// What was found.
+        why: String,
+    },
+    /// The owner refused the operation; nothing changed.
+    #[error("the operation does not fit: {0}")]
+    Rejected(String),
+    /// `update` lost against others eight times; nothing changed, a retry may help.
+    #[error("others kept changing the value")]
+    Contended,
+    /// Too many calls of this session are unanswered; nothing changed, a retry helps later.
+    #[error("too many calls of this session are unanswered")]
+    Overloaded,
+    /// The mutation was not acknowledged. With `state_unknown` it may be stored; the same call with the same payload
+    /// and id may be repeated.
+    #[error("the mutation {seq} of this session was not acknowledged: {why}")]
+    NotAcknowledged {
+        /// Its number within the session.
+        seq: u64,
+        /// Whether it may be stored all the same.
+        state_unknown: bool,
+        /// What the owner said.
+        why: String,
+    },
+    /// The session's runtime ended (it left, or a part of it panicked); what the call did is unknown.
+    #[error("the session's runtime ended: {0}")]
+    RuntimeDead(String),
+}
+
+impl From<DirectoryError> for Error {
+    fn from(error: DirectoryError) -> Self {
+        Self::Directory { path: error.path, why: error.why, fix: error.fix }
+    }
+}
+
+impl From<StartError> for Error {
+    fn from(error: StartError) -> Self {
+        Self::RuntimeDead(error.to_string())
+    }
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Overloaded => Self::Overloaded,
+            CallError::Dead(end) => Self::dead(&end),
+        }
+    }
+}
+
+impl Error {
+    pub(crate) fn dead(end: &End) -> Self {
+        Self::RuntimeDead(match end {
+            End::Left => "it left the group".to_owned(),
+            End::Panicked(text) => format!("a part of it panicked: {text}"),
+            End::Failed(text) => text.to_string(),
+        })
+    }
+
+    pub(crate) fn decode(error: &serde_json::Error) -> Self {
+        Self::Decode { path: format!("line {} column {}", error.line(), error.column()), why: error.to_string() }
+    }
+}

@@ -1,0 +1,168 @@
+//! Queries: cached values of keys, read from the session's replica.
+
+use std::{
+    marker::PhantomData,
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
+
+use paceline_proto::id::{Key, Version};
+use paceline_runtime::{
+    Runtime,
+    replica::{Cell, Snapshot},
+};
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+
+/// A key of a session, to be subscribed to.
+#[derive(Debug, Clone)]
+pub struct Query {
+    pub(crate) runtime: Runtime,
+    pub(crate) key: Key,
+}
+
+impl Query {
+    /// Subscribes. Synchronous: the returned handle is the subscription, dropping it unsubscribes. A value that the
+    /// session already holds is shown within a turn of its runtime, any other when the owner's snapshot arrives.
+    pub fn subscribe<T: DeserializeOwned>(&self) -> Subscription<T> {
+        let cell = self.runtime.subscribe(&self.key);
+        let watch = cell.watch();
+        let shown = Mutex::new(Arc::new(View::new(cell.load())));
+        let interest = Interest { runtime: self.runtime.clone(), key: self.key.clone() };
+        Subscription { cell, watch, seen: 0, shown, interest }
+    }
+}
+
+/// Ends the interest when dropped.
+#[derive(Debug)]
+struct Interest {
+    runtime: Runtime,
+    key: Key,
+}
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        self.runtime.unsubscribe(&self.key);
+    }
+}
+
+/// A subscription to one key. `T` is decoded once per version, on the reader's side, when it is first looked at.
+#[derive(Debug)]
+pub struct Subscription<T> {
+    cell: Arc<Cell>,
+    watch: tokio_watch::Receiver,
+    seen: u64,
+    shown: Mutex<Arc<View<T>>>,
+    interest: Interest,
+}
+
+/// The one place that names the watch type.
+mod tokio_watch {
+    pub(super) type Receiver = paceline_runtime::replica::Watch;
+}
+
+impl<T: DeserializeOwned> Subscription<T> {
+    /// The latest view. Never blocks and never fails; after the runtime's death it is the last view.
+    pub fn current(&self) -> Arc<View<T>> {
+        let snapshot = self.cell.load();
+        let mut shown = self.shown.lock();
+        if shown.snapshot.generation != snapshot.generation {
+            *shown = Arc::new(View::new(snapshot));
+        }
+        shown.clone()
+    }
+
+    /// Waits for a view that this subscription has not returned yet; completes at once on the first call if a value is
+    /// there. Always the latest, never a backlog. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Error::RuntimeDead`] when the runtime ended.
+    pub async fn changed(&mut self) -> Result<Arc<View<T>>, Error> {
+        loop {
+            let generation = *self.watch.borrow_and_update();
+            if generation != self.seen {
+                self.seen = generation;
+                return Ok(self.current());
+            }
+            let death = self.interest.runtime.death();
+            paceline_runtime::replica::changed_or_dead(&mut self.watch, death)
+                .await
+                .map_err(|end| Error::dead(&end))?;
+        }
+    }
+
+    /// [`Subscription::changed`] for callers without an executor.
+    ///
+    /// # Errors
+    /// As [`Subscription::changed`].
+    pub fn changed_blocking(&mut self) -> Result<Arc<View<T>>, Error> {
+        crate::session::block_on(self.changed())
+    }
+}
+
+/// State of the data of a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataStatus {
+    /// No value yet.
+    Pending,
+    /// A value is there.
+    Success,
+}
+
+/// One atomic snapshot of a query.
+#[derive(Debug)]
+pub struct View<T> {
+    snapshot: Arc<Snapshot>,
+    decoded: OnceLock<Result<T, Error>>,
+    of: PhantomData<T>,
+}
+
+impl<T> View<T> {
+    fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self { snapshot, decoded: OnceLock::new(), of: PhantomData }
+    }
+
+    /// The bytes of the value, JSON; empty before the first value.
+    pub fn raw(&self) -> &[u8] {
+        self.snapshot.value.as_deref().unwrap_or_default()
+    }
+
+    /// Whether a value is there.
+    pub fn status(&self) -> DataStatus {
+        if self.snapshot.value.is_some() { DataStatus::Success } else { DataStatus::Pending }
+    }
+
+    /// No value yet, or marked stale by an invalidation since the value was installed.
+    pub fn is_stale(&self) -> bool {
+        self.snapshot.value.is_none() || self.snapshot.invalidated
+    }
+
+    /// When this session installed the value.
+    pub fn updated_at(&self) -> Option<SystemTime> {
+        self.snapshot.updated_at
+    }
+
+    /// The server's version of the value, where it gives one.
+    pub fn version(&self) -> Option<&Version> {
+        self.snapshot.place.as_ref().map(|place| &place.version)
+    }
+}
+
+impl<T: DeserializeOwned> View<T> {
+    /// The value. `None` before the first one, and when it does not decode as `T`: see [`View::error`].
+    pub fn data(&self) -> Option<&T> {
+        self.decoded()?.as_ref().ok()
+    }
+
+    /// Why the value does not decode as `T`. Other subscribers, with other types, are untouched.
+    pub fn error(&self) -> Option<&Error> {
+        self.decoded()?.as_ref().err()
+    }
+
+    fn decoded(&self) -> Option<&Result<T, Error>> {
+        let value = self.snapshot.value.as_ref()?;
+        Some(self.decoded.get_or_init(|| serde_json::from_slice(value).map_err(|error| Error::decode(&error))))
+    }
+}

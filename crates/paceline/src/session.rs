@@ -1,0 +1,266 @@
+//! A joined session.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+};
+
+use bytes::Bytes;
+use paceline_proto::{
+    id::{Key, SessionId, Stream, Trace},
+    limits::VALUE_MAX,
+    message::{OpOutcome, Operation, SubmitOutcome},
+    presence::Presence,
+};
+use paceline_query::{key::QueryKey, patch::Patch};
+use paceline_runtime::{End, JoinState, Runtime};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{builder::Builder, error::Error, events::Events, group::Group, query::Query};
+
+/// How often `update` is rerun on a conflict.
+const UPDATE_ATTEMPTS: usize = 8;
+
+/// A session of a group. Cheap to clone, `Send + Sync`, usable from any executor. Dropping the last clone lets the
+/// session leave in the background; [`Session::leave`] waits for it.
+#[derive(Debug, Clone)]
+pub struct Session {
+    runtime: Runtime,
+}
+
+/// How a volatile operation was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// No heir holds the operation: the primary's death alone would lose it.
+    pub volatile: bool,
+}
+
+impl Session {
+    /// Begins a session of the group `name` (`[a-z0-9][a-z0-9._-]{0,63}`).
+    pub fn builder(name: impl Into<String>) -> Builder {
+        Builder::new(name.into())
+    }
+
+    pub(crate) async fn joined(runtime: Runtime) -> Result<Self, Error> {
+        let mut join = runtime.observer().join();
+        loop {
+            let state = join.borrow_and_update().clone();
+            match state {
+                JoinState::Joined(_) => return Ok(Self { runtime }),
+                JoinState::Blocked(why) => {
+                    runtime.leave().await;
+                    return Err(Error::Refused(why.to_string()));
+                }
+                JoinState::Joining => {}
+            }
+            paceline_runtime::replica::changed_or_dead(&mut join, runtime.death())
+                .await
+                .map_err(|end| Error::dead(&end))?;
+        }
+    }
+
+    /// This session's id.
+    pub fn id(&self) -> SessionId {
+        self.runtime.session()
+    }
+
+    /// The query of a key.
+    pub fn query(&self, key: impl Into<QueryKey>) -> Query {
+        Query { runtime: self.runtime.clone(), key: key.into().to_key() }
+    }
+
+    /// The ordered stream of a name.
+    pub fn events(&self, stream: &str) -> Events {
+        Events { runtime: self.runtime.clone(), stream: Stream::from(stream) }
+    }
+
+    /// The group.
+    pub fn group(&self) -> Group {
+        Group { runtime: self.runtime.clone() }
+    }
+
+    /// Sets the value of a key for the whole group. Not durable: it lives as long as one current heir or the primary
+    /// does; the receipt says whether an heir holds it. Survives one change of primary unanswered: it is re-issued.
+    ///
+    /// # Errors
+    /// [`Error::Encode`], [`Error::Rejected`], [`Error::Overloaded`]: nothing changed. [`Error::RuntimeDead`]: unknown.
+    pub async fn set(&self, key: impl Into<QueryKey>, value: &impl Serialize) -> Result<Receipt, Error> {
+        let operation = Operation::Set { key: key.into().to_key(), value: encode(value)? };
+        self.operate(operation).await
+    }
+
+    /// Folds a patch onto the value of a key, at the primary, so that two sessions' patches both apply.
+    ///
+    /// # Errors
+    /// As [`Session::set`]; [`Error::Rejected`] also when the patch does not fit the value.
+    pub async fn merge(&self, key: impl Into<QueryKey>, patch: Patch) -> Result<Receipt, Error> {
+        let operation = Operation::Merge { key: key.into().to_key(), patch: Bytes::from(patch.to_bytes()) };
+        self.operate(operation).await
+    }
+
+    /// Computes the value from the one shown. `f` runs here, on the value this session sees; if another session changed
+    /// it meanwhile, `f` is run again on the newer one, at most eight times.
+    ///
+    /// # Errors
+    /// [`Error::Contended`] after eight conflicts, [`Error::Decode`] when the value is no `T`; else as
+    /// [`Session::set`].
+    pub async fn update<T: Serialize + DeserializeOwned>(
+        &self,
+        key: impl Into<QueryKey>,
+        f: impl Fn(Option<T>) -> T,
+    ) -> Result<Receipt, Error> {
+        let key = key.into().to_key();
+        let interest = Held::new(&self.runtime, &key).await?;
+        for _ in 0..UPDATE_ATTEMPTS {
+            let seen = interest.cell.load();
+            let old = seen
+                .value
+                .as_deref()
+                .map(|bytes| serde_json::from_slice(bytes).map_err(|error| Error::decode(&error)))
+                .transpose()?;
+            let value = encode(&f(old))?;
+            let operation = Operation::CompareSet { key: key.clone(), base: seen.place.clone(), value };
+            match self.runtime.op(operation, new_trace()).await? {
+                OpOutcome::Applied { volatile, .. } => return Ok(Receipt { volatile }),
+                OpOutcome::Rejected(why) => return Err(Error::Rejected(why)),
+                // Whatever won is in the replica after everything before a Sync arrived.
+                OpOutcome::Conflict => interest.sync().await?,
+            }
+        }
+        Err(Error::Contended)
+    }
+
+    /// Marks every key at or under `key` stale.
+    ///
+    /// # Errors
+    /// As [`Session::set`].
+    pub async fn invalidate(&self, key: impl Into<QueryKey>) -> Result<Receipt, Error> {
+        self.operate(Operation::Invalidate { key: key.into().to_key(), exact: false }).await
+    }
+
+    /// Marks exactly `key` stale.
+    ///
+    /// # Errors
+    /// As [`Session::set`].
+    pub async fn invalidate_exact(&self, key: impl Into<QueryKey>) -> Result<Receipt, Error> {
+        self.operate(Operation::Invalidate { key: key.into().to_key(), exact: true }).await
+    }
+
+    /// Tells the group what this session shows to its user.
+    pub fn presence(&self, presence: Presence) {
+        self.runtime.presence(presence);
+    }
+
+    /// Leaves politely: a primary hands over first, nothing is refused meanwhile. Resolves when everything is released.
+    ///
+    /// # Errors
+    /// [`Error::RuntimeDead`] when the runtime had ended for another reason.
+    pub async fn leave(self) -> Result<(), Error> {
+        match self.runtime.leave().await {
+            End::Left => Ok(()),
+            end @ (End::Panicked(_) | End::Failed(_)) => Err(Error::dead(&end)),
+        }
+    }
+
+    /// [`Session::leave`] for callers without an executor.
+    ///
+    /// # Errors
+    /// As [`Session::leave`].
+    pub fn leave_blocking(self) -> Result<(), Error> {
+        block_on(self.leave())
+    }
+
+    /// Stores bytes in the group's queue database; resolves when they are durable. The base of the outbox, kept for
+    /// tests of it.
+    #[doc(hidden)]
+    pub async fn submit_raw(&self, payload: impl Into<Bytes>) -> Result<u64, Error> {
+        let (seq, outcome) = self.runtime.submit(payload.into(), new_trace()).await?;
+        let refuse = |state_unknown, why| Err(Error::NotAcknowledged { seq, state_unknown, why });
+        match outcome {
+            SubmitOutcome::Acknowledged => Ok(seq),
+            SubmitOutcome::HashMismatch => refuse(false, "another payload is stored under its id".to_owned()),
+            SubmitOutcome::Hole { expected } => refuse(false, format!("mutation {expected} is missing")),
+            SubmitOutcome::Moved => refuse(true, "the primary was replaced".to_owned()),
+            SubmitOutcome::Unknown(why) => refuse(true, why),
+            SubmitOutcome::Busy => refuse(false, "a bound of the queue is reached".to_owned()),
+        }
+    }
+
+    /// The runtime, for tools that look inside.
+    #[doc(hidden)]
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    async fn operate(&self, operation: Operation) -> Result<Receipt, Error> {
+        match self.runtime.op(operation, new_trace()).await? {
+            OpOutcome::Applied { volatile, .. } => Ok(Receipt { volatile }),
+            OpOutcome::Rejected(why) => Err(Error::Rejected(why)),
+            OpOutcome::Conflict => Err(Error::Contended),
+        }
+    }
+}
+
+/// A key held subscribed during an `update`.
+struct Held<'a> {
+    runtime: &'a Runtime,
+    key: &'a Key,
+    cell: Arc<paceline_runtime::replica::Cell>,
+}
+
+impl<'a> Held<'a> {
+    async fn new(runtime: &'a Runtime, key: &'a Key) -> Result<Self, Error> {
+        let held = Self { runtime, key, cell: runtime.subscribe(key) };
+        held.sync().await?;
+        Ok(held)
+    }
+
+    /// Waits until everything the owner did before now is in the replica.
+    async fn sync(&self) -> Result<(), Error> {
+        self.runtime.ask(paceline_proto::message::Ask::Sync, Trace::NONE).await?;
+        Ok(())
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.runtime.unsubscribe(self.key);
+    }
+}
+
+fn encode(value: &impl Serialize) -> Result<Bytes, Error> {
+    let bytes = serde_json::to_vec(value).map_err(|error| Error::Encode(error.to_string()))?;
+    if bytes.len() > VALUE_MAX {
+        return Err(Error::Encode(format!("{} bytes are more than the {VALUE_MAX} allowed", bytes.len())));
+    }
+    Ok(Bytes::from(bytes))
+}
+
+/// A cause of its own for a caller's request.
+fn new_trace() -> Trace {
+    Trace { trace: uuid::Uuid::now_v7().as_u128(), span: 0 }
+}
+
+/// Runs a future on the calling thread.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => thread::park(),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! A session that tests steer: commands on standard input, facts on standard output, one JSON object a line.
+//!
+//! `peer STATE_DIR [--group G] [--observer] [--preferred] [--feed URL]`. It ends when its standard input ends.
+
+#![expect(clippy::print_stdout, reason = "its output is its interface")]
+
+use std::{io::BufRead, time::Duration};
+
+use paceline::{EventError, Patch, QueryKey, Session};
+use serde_json::{Value, json};
+
+fn say(value: &Value) {
+    println!("{value}");
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let state_dir = arguments.next().ok_or("the state directory is missing")?;
+    let mut builder = Session::builder("test").state_dir(state_dir);
+    while let Some(argument) = arguments.next() {
+        builder = match argument.as_str() {
+            "--observer" => builder.observer(),
+            "--preferred" => builder.preferred(),
+            "--label" => builder.label(arguments.next().ok_or("--label needs a value")?),
+            other => return Err(format!("unknown argument {other}").into()),
+        };
+    }
+    let session = match builder.join_blocking() {
+        Ok(session) => session,
+        Err(error) => {
+            say(&json!({ "failed": error.to_string() }));
+            return Err(error.into());
+        }
+    };
+    say(&json!({ "joined": session.id().to_string(), "pid": std::process::id() }));
+    follow_group(&session);
+    for line in std::io::stdin().lock().lines() {
+        let command: Value = serde_json::from_str(&line?)?;
+        if command.get("leave").is_some() {
+            break;
+        }
+        obey(&session, &command)?;
+    }
+    session.leave_blocking()?;
+    say(&json!({ "left": true }));
+    Ok(())
+}
+
+fn follow_group(session: &Session) {
+    let mut watch = session.group().watch();
+    std::thread::spawn(move || {
+        while let Ok(view) = watch.changed_blocking() {
+            say(&json!({ "role": format!("{:?}", view.role), "members": view.members.len() }));
+        }
+        say(&json!({ "dead": true }));
+    });
+}
+
+fn obey(session: &Session, command: &Value) -> Result<(), Box<dyn std::error::Error>> {
+    if let Some(key) = command.get("subscribe") {
+        subscribe(session, key.to_string().parse()?);
+    } else if let Some(stream) = command["events"].as_str() {
+        follow_events(session, stream);
+    } else if let Some(key) = command.get("set") {
+        operate(session, key.to_string().parse()?, command["value"].clone());
+    } else if let Some(key) = command.get("merge") {
+        let (session, key, patch) = (session.clone(), key.to_string().parse::<QueryKey>()?, command["patch"].clone());
+        on_thread(move || match block_on(session.merge(key, Patch::merge(patch))) {
+            Ok(receipt) => say(&json!({ "merged": true, "volatile": receipt.volatile })),
+            Err(error) => say(&json!({ "error": error.to_string() })),
+        });
+    } else if let Some(key) = command.get("increment") {
+        let (session, key) = (session.clone(), key.to_string().parse::<QueryKey>()?);
+        on_thread(move || match block_on(session.update::<u64>(key, |old| old.unwrap_or(0) + 1)) {
+            Ok(_) => say(&json!({ "incremented": true })),
+            Err(error) => say(&json!({ "error": error.to_string() })),
+        });
+    } else if let Some(key) = command.get("invalidate") {
+        let (session, key) = (session.clone(), key.to_string().parse::<QueryKey>()?);
+        on_thread(move || match block_on(session.invalidate(key)) {
+            Ok(_) => say(&json!({ "invalidated": true })),
+            Err(error) => say(&json!({ "error": error.to_string() })),
+        });
+    } else if let Some(prefix) = command["submit"].as_str() {
+        submit_on(session, prefix.to_owned(), command["callers"].as_u64().unwrap_or(1));
+    } else if command.get("promote").is_some() {
+        let session = session.clone();
+        on_thread(move || match block_on(session.group().promote(None)) {
+            Ok(()) => say(&json!({ "promoted": true })),
+            Err(error) => say(&json!({ "error": error.to_string() })),
+        });
+    } else if command.get("counts").is_some() {
+        say(&json!({ "counts": session.group().event_counts() }));
+    } else {
+        return Err(format!("unknown command {command}").into());
+    }
+    Ok(())
+}
+
+fn on_thread(work: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(work);
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers").block_on(future)
+}
+
+fn subscribe(session: &Session, key: QueryKey) {
+    let mut subscription = session.query(key).subscribe::<Value>();
+    on_thread(move || {
+        while let Ok(view) = subscription.changed_blocking() {
+            say(&json!({ "view": view.data(), "stale": view.is_stale() }));
+        }
+    });
+}
+
+fn follow_events(session: &Session, stream: &str) {
+    let mut events = session.events(stream).subscribe::<Value>();
+    on_thread(move || {
+        loop {
+            match events.next_blocking() {
+                Ok(event) => say(&json!({ "event": event.data })),
+                Err(EventError::Gap(gap)) => say(&json!({ "gap": format!("{:?}", gap.why) })),
+                Err(EventError::Decode { error, .. }) => say(&json!({ "error": error.to_string() })),
+                Err(EventError::RuntimeDead(_)) => return,
+            }
+        }
+    });
+}
+
+fn operate(session: &Session, key: QueryKey, value: Value) {
+    let session = session.clone();
+    on_thread(move || match block_on(session.set(key, &value)) {
+        Ok(receipt) => say(&json!({ "set": value, "volatile": receipt.volatile })),
+        Err(error) => say(&json!({ "error": error.to_string() })),
+    });
+}
+
+/// Submits without end, each payload `PREFIX-CALLER-N`; says which were acknowledged.
+fn submit_on(session: &Session, prefix: String, callers: u64) {
+    for caller in 0..callers {
+        let (session, prefix) = (session.clone(), prefix.clone());
+        on_thread(move || {
+            for n in 0_u64.. {
+                let payload = format!("{prefix}-{caller}-{n}");
+                match block_on(session.submit_raw(payload.clone())) {
+                    Ok(seq) => say(&json!({ "acknowledged": payload, "seq": seq })),
+                    Err(error) => {
+                        say(&json!({ "refused": payload, "why": error.to_string() }));
+                        std::thread::park_timeout(Duration::from_millis(1));
+                    }
+                }
+            }
+        });
+    }
+}
