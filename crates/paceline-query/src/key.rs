@@ -1,13 +1,20 @@
 //! Query keys: arrays of JSON segments with canonical bytes.
 //!
 //! The canonical bytes concatenate self-delimiting segments, so that a key is a prefix of another exactly if its bytes
-//! are. Members of objects are sorted at every depth, a number that is an integer has one form (7 and 7.0 are equal),
-//! and a member that is absent is simply not there (`undefined` in JavaScript).
+//! are. Two keys are equal exactly if their bytes are:
+//!
+//! - Members of objects have no order, at any depth. An absent member is what JavaScript calls `undefined`: leave it
+//!   out. `null` is a value of its own, and so is what `None` becomes in [`key!`](crate::key).
+//! - Equal numbers are one: 7, 7.0 and 7e0, and 0 and -0.0. Integers are exact from -2⁶³ to 2⁶⁴-1; beyond that, and
+//!   with a fraction, a number is the nearest 64-bit floating-point number. NaN and the infinities are not JSON: null.
+//! - `7` and `"7"` differ.
 
 use std::{fmt, str::FromStr};
 
 use paceline_proto::{id::Key, limits::KEY_MAX};
 use serde_json::{Map, Number, Value};
+
+use crate::number;
 
 /// Depth of nested arrays and objects in a segment.
 pub const DEPTH_MAX: usize = 16;
@@ -21,9 +28,6 @@ const ARRAY: u8 = 6;
 const OBJECT: u8 = 7;
 /// Ends an array or an object; no segment begins with it.
 const END: u8 = 0;
-/// Beyond this magnitude a floating-point number does not name one integer.
-const EXACT_INTEGER: f64 = 9_007_199_254_740_992.0;
-
 /// A query key: segments in order.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueryKey(Key);
@@ -92,13 +96,27 @@ impl QueryKey {
         self.0.clone()
     }
 
-    /// Reads canonical bytes back.
+    /// Reads canonical bytes back. Total: whatever a peer sent is either the bytes of one key or an error.
     ///
     /// # Errors
-    /// [`KeyError::Bytes`] names the first byte that does not fit.
+    /// [`KeyError::Bytes`] names the first byte that does not fit; bytes that would be another spelling of a key do not.
     pub fn from_key(key: &Key) -> Result<Self, KeyError> {
-        segments(&key.0)?;
-        Ok(Self(key.clone()))
+        if key.0.len() > KEY_MAX {
+            return Err(KeyError::TooLong(key.0.len()));
+        }
+        let canonical = Self::new(&segments(&key.0)?)?;
+        match canonical.0.0.iter().zip(&key.0).position(|(ours, theirs)| ours != theirs) {
+            Some(at) => Err(KeyError::Bytes(at)),
+            None if canonical.0.0.len() != key.0.len() => {
+                Err(KeyError::Bytes(canonical.0.0.len().min(key.0.len())))
+            }
+            None => Ok(canonical),
+        }
+    }
+
+    /// Whether `other` lies under this key, itself included.
+    pub fn is_prefix_of(&self, other: &Self) -> bool {
+        self.0.is_prefix_of(&other.0)
     }
 
     /// The segments.
@@ -139,13 +157,18 @@ impl From<QueryKey> for Key {
 impl FromStr for QueryKey {
     type Err = KeyError;
 
-    /// JSON (`["packages",7]`) or the short form (`packages/7`), in which segments of digits are numbers.
+    /// JSON (`["packages",7]`) or the short form (`packages/7`).
+    ///
+    /// In the short form segments are separated by `/`, empty ones are left out, and one of digits only, without a
+    /// leading zero, is a number; everything else (`-7`, `007`, `1.5`, `true`) is a text. What the short form cannot
+    /// say, a text with a `/` or of digits, is said in JSON.
     fn from_str(text: &str) -> Result<Self, KeyError> {
         if text.trim_start().starts_with('[') {
             let value = serde_json::from_str(text).map_err(|error| KeyError::Json(error.to_string()))?;
             return Self::from_value(&value);
         }
-        let segments: Vec<Value> = text.split('/').filter(|part| !part.is_empty()).map(short_segment).collect();
+        let segments: Vec<Value> =
+            text.split('/').filter(|part| !part.is_empty()).map(short_segment).collect();
         Self::new(&segments)
     }
 }
@@ -214,13 +237,7 @@ fn write_text(tag: u8, text: &str, out: &mut Vec<u8>) {
 
 /// One text for equal numbers.
 fn canonical(number: &Number) -> String {
-    match number.as_f64() {
-        #[expect(clippy::cast_possible_truncation, reason = "checked to be an exact integer")]
-        Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < EXACT_INTEGER => {
-            (float as i64).to_string()
-        }
-        _ => number.to_string(),
-    }
+    number::integer(number).map_or_else(|| number.to_string(), |whole| whole.to_string())
 }
 
 fn segments(bytes: &[u8]) -> Result<Vec<Value>, KeyError> {
@@ -324,6 +341,33 @@ mod tests {
     }
 
     #[test]
+    fn equal_numbers_are_one_and_neighbours_are_not() {
+        for (one, two) in [
+            ("7", "7.0"),
+            ("7", "7e0"),
+            ("0", "-0.0"),
+            ("9007199254740992", "9007199254740992.0"),
+            ("10000000000000000", "1e16"),
+            ("-9223372036854775808", "-9223372036854775808.0"),
+            ("9223372036854775808", "9223372036854775808.0"),
+            ("1e300", "10e299"),
+            ("0.5", "5e-1"),
+        ] {
+            assert_eq!(key(&format!("[{one}]")), key(&format!("[{two}]")), "{one} {two}");
+        }
+        for (one, two) in [
+            ("9007199254740992", "9007199254740993"),
+            ("9223372036854775807", "9223372036854775808"),
+            ("18446744073709551614", "18446744073709551615"),
+            ("7", "7.000000000000001"),
+            ("0", "null"),
+        ] {
+            assert_ne!(key(&format!("[{one}]")), key(&format!("[{two}]")), "{one} {two}");
+        }
+        assert_eq!(key!["a", f64::NAN], key!["a", null]);
+    }
+
+    #[test]
     fn the_short_form_reads_digits_as_numbers() {
         assert_eq!(key("packages/7"), key!["packages", 7]);
         assert_eq!(key("packages/007"), key!["packages", "007"]);
@@ -346,6 +390,37 @@ mod tests {
         assert_eq!(QueryKey::from_key(&Key::copy_from(&[STRING, 9, b'x'])), Err(KeyError::Bytes(1)));
         assert_eq!(QueryKey::from_key(&Key::copy_from(&[ARRAY, NULL])), Err(KeyError::Bytes(2)));
         assert_eq!(QueryKey::from_key(&Key::copy_from(&[99])), Err(KeyError::Bytes(0)));
+        assert_eq!(QueryKey::from_key(&Key::copy_from(&[])), Err(KeyError::Empty));
+    }
+
+    #[test]
+    fn another_spelling_of_a_key_is_refused() {
+        let number = |text: &str| [&[NUMBER, text.len() as u8], text.as_bytes()].concat();
+        let member = |name: u8| vec![STRING, 1, name, NULL];
+        let object = |members: &[Vec<u8>]| [&[OBJECT], members.concat().as_slice(), &[END]].concat();
+        let cases = [
+            (number("7"), Ok(())),
+            (number("7.0"), Err(KeyError::Bytes(1))),
+            (number("1e1"), Err(KeyError::Bytes(1))),
+            (number(" 7"), Err(KeyError::Bytes(0))),
+            (object(&[member(b'a'), member(b'b')]), Ok(())),
+            (object(&[member(b'b'), member(b'a')]), Err(KeyError::Bytes(3))),
+            (object(&[member(b'a'), member(b'a')]), Err(KeyError::Bytes(5))),
+            // The length 1 written with two bytes.
+            (vec![STRING, 0x81, 0x00, b'x'], Err(KeyError::Bytes(1))),
+        ];
+        for (bytes, expected) in cases {
+            let read = QueryKey::from_key(&Key::copy_from(&bytes)).map(drop);
+            assert_eq!(read, expected, "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_a_key_are_fixed() {
+        // Every process of a group, whatever its build, must make these.
+        let key = key!["packages", 7, { "b": [true, null], "a": -1.5 }];
+        let expected = b"\x05\x08packages\x04\x017\x07\x05\x01a\x04\x04-1.5\x05\x01b\x06\x03\x01\x00\x00";
+        assert_eq!(key.to_key().0.escape_ascii().to_string(), expected.escape_ascii().to_string());
     }
 
     fn segment() -> impl Strategy<Value = Value> {
@@ -380,6 +455,26 @@ mod tests {
         }
 
         #[test]
+        fn members_in_any_order_give_the_same_key(
+            members in prop::collection::btree_map("[a-z]{1,3}", segment(), 1..6),
+            turn in 0_usize..6,
+        ) {
+            // As text, since a parsed object may already be sorted.
+            let written = |members: &[(&String, &Value)]| {
+                let one = |(name, member): &(&String, &Value)| format!("{}:{member}", json!(name));
+                let inner = members.iter().map(one).collect::<Vec<_>>().join(",");
+                format!("[{{{inner}}},[[{{{inner}}}]]]").parse::<QueryKey>().unwrap()
+            };
+            let mut order: Vec<_> = members.iter().collect();
+            let key = written(&order);
+            order.reverse();
+            prop_assert_eq!(&written(&order), &key);
+            let at = turn % order.len();
+            order.rotate_left(at);
+            prop_assert_eq!(&written(&order), &key);
+        }
+
+        #[test]
         fn canonical_bytes_read_back(segments in prop::collection::vec(segment(), 1..4)) {
             let key = QueryKey::new(&segments).unwrap();
             let back = QueryKey::from_key(&key.to_key()).unwrap();
@@ -388,8 +483,10 @@ mod tests {
         }
 
         #[test]
-        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let _ = QueryKey::from_key(&Key::copy_from(&bytes));
+        fn bytes_that_are_read_are_those_that_are_written(bytes in prop::collection::vec(0_u8..12, 0..24)) {
+            if let Ok(key) = QueryKey::from_key(&Key::copy_from(&bytes)) {
+                prop_assert_eq!(&QueryKey::new(&key.segments()).unwrap().to_key().0, &bytes);
+            }
         }
     }
 }

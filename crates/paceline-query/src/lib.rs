@@ -1,6 +1,7 @@
 //! The pure data layer: query keys and patches. Values are JSON; the group protocol below sees bytes only.
 
 pub mod key;
+pub mod number;
 pub mod patch;
 
 #[doc(hidden)]

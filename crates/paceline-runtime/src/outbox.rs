@@ -25,7 +25,7 @@ use crate::{
     thread::Seat,
 };
 
-/// An idle store folds one step of old segments after this time.
+/// An idle store copies its log back and folds one step of old segments after this time.
 const FOLD_AFTER_IDLE: Duration = Duration::from_secs(1);
 /// Rows copied forward in one step of a fold: a commit of some milliseconds.
 const FOLD_ROWS: usize = 1024;
@@ -101,6 +101,8 @@ pub(crate) struct OutboxBusiness {
     turn: Option<SessionId>,
     draining: Option<SessionId>,
     stopping: bool,
+    /// Committed since the log was copied back.
+    dirty: bool,
     fold_at: Option<Time>,
     /// The own reign whose store failed, and its last durable row.
     failed: Option<(Epoch, u64)>,
@@ -116,6 +118,7 @@ impl OutboxBusiness {
             turn: None,
             draining: None,
             stopping: false,
+            dirty: false,
             fold_at: None,
             failed: None,
         }
@@ -174,6 +177,7 @@ impl OutboxBusiness {
             && let State::Here(store) = std::mem::replace(&mut self.state, State::Away)
         {
             let batch = self.next_batch();
+            self.dirty = true;
             io.complete(async move {
                 let (store, committed) = blocking(move || commit(store, &batch)).await;
                 OutboxIn::Committed { epoch, store, committed }
@@ -201,7 +205,9 @@ impl OutboxBusiness {
             self.state = State::Absent;
             self.seat.peers.hub(HubIn::Stop, io.trace);
         }
-        if matches!(&self.state, State::Here(store) if !store.database.segments().is_empty()) {
+        if let State::Here(store) = &self.state
+            && (self.dirty || !store.database.segments().is_empty())
+        {
             self.fold_at = Some(io.now + FOLD_AFTER_IDLE);
         }
     }
@@ -293,6 +299,7 @@ impl Business for OutboxBusiness {
         match std::mem::replace(&mut self.state, State::Away) {
             State::Here(store) => {
                 let epoch = self.epoch;
+                self.dirty = false;
                 io.complete(async move {
                     let (store, result) = blocking(move || fold(store)).await;
                     OutboxIn::Folded { epoch, store, result }

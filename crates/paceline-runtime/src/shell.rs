@@ -330,3 +330,124 @@ impl Driver {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    enum Seen {
+        Due,
+        Handled(&'static str),
+        Flushed,
+    }
+
+    enum In {
+        Note(&'static str),
+        Arm(Duration),
+        Complete(&'static str),
+        Panic,
+        PanicLater,
+    }
+
+    impl Describe for In {
+        fn kind(&self) -> &'static str {
+            "test"
+        }
+    }
+
+    struct Recorder {
+        seen: mpsc::Sender<Seen>,
+        deadline: Option<Time>,
+        dirty: bool,
+    }
+
+    impl Business for Recorder {
+        const NAME: &'static str = "recorder";
+        type Input = In;
+
+        fn handle(&mut self, input: In, io: &mut Io<'_, In>) {
+            self.dirty = true;
+            match input {
+                In::Note(text) => self.seen.send(Seen::Handled(text)).unwrap(),
+                In::Arm(delay) => self.deadline = Some(io.now + delay),
+                In::Complete(text) => io.complete(async move { In::Note(text) }),
+                In::Panic => panic!("on purpose"),
+                In::PanicLater => io.complete(async { panic!("later, on purpose") }),
+            }
+        }
+
+        fn deadline(&self) -> Option<Time> {
+            self.deadline
+        }
+
+        fn due(&mut self, _: &mut Io<'_, In>) {
+            self.deadline = None;
+            self.seen.send(Seen::Due).unwrap();
+        }
+
+        fn flush(&mut self, _: &mut Io<'_, In>) {
+            if std::mem::take(&mut self.dirty) {
+                self.seen.send(Seen::Flushed).unwrap();
+            }
+        }
+    }
+
+    /// Runs `inputs` through a shell until `count` things were seen or the runtime died.
+    fn run(inputs: Vec<In>, count: usize) -> (Vec<Seen>, Option<End>, Ring) {
+        let (seen, all) = mpsc::channel();
+        let (ring, death) = (Ring::default(), Death::default());
+        let system = actix::System::new();
+        let (shared_ring, shared_death) = (ring.clone(), death.clone());
+        let collected = system.block_on(async move {
+            let recorder = Recorder { seen, deadline: None, dirty: false };
+            let mail = Shell::start(recorder, shared_ring, shared_death.clone());
+            for input in inputs {
+                mail.tell(input, Trace { trace: 7, span: 1 });
+            }
+            let mut collected = Vec::new();
+            while collected.len() < count && shared_death.get().is_none() {
+                collected.extend(all.try_iter());
+                tokio::task::yield_now().await;
+            }
+            collected
+        });
+        (collected, death.get(), ring)
+    }
+
+    #[test]
+    fn what_is_waiting_is_handled_before_it_is_flushed() {
+        let (seen, ..) = run(vec![In::Note("a"), In::Note("b")], 3);
+        assert_eq!(seen, [Seen::Handled("a"), Seen::Handled("b"), Seen::Flushed]);
+    }
+
+    #[test]
+    fn a_due_deadline_fires_before_the_message_that_waits() {
+        let (seen, ..) = run(vec![In::Arm(Duration::ZERO), In::Note("late")], 2);
+        assert_eq!(seen[..2], [Seen::Due, Seen::Handled("late")]);
+    }
+
+    #[test]
+    fn a_deadline_fires_without_a_message_and_a_completion_comes_back() {
+        let (seen, ..) = run(vec![In::Arm(Duration::from_millis(5)), In::Complete("done")], 3);
+        assert!(seen.contains(&Seen::Due) && seen.contains(&Seen::Handled("done")), "{seen:?}");
+    }
+
+    #[test]
+    fn a_panic_in_a_handler_or_a_completion_ends_the_runtime_and_says_where() {
+        for (input, text) in [(In::Panic, "on purpose"), (In::PanicLater, "later, on purpose")] {
+            let (_, end, _) = run(vec![input], usize::MAX);
+            assert_eq!(end, Some(End::Panicked(format!("recorder: {text}").into())));
+        }
+    }
+
+    #[test]
+    fn every_message_leaves_a_record_with_its_cause() {
+        let (_, _, ring) = run(vec![In::Note("a")], 1);
+        let (records, _) = ring.read();
+        assert_eq!((records[0].actor, records[0].trace.trace, records[0].parent), ("recorder", 7, 1));
+        assert_ne!(records[0].trace.span, 1);
+    }
+}

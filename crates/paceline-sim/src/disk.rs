@@ -205,10 +205,16 @@ impl Disk {
 
     /// As [`Disk::highest_complete`], of epochs below `limit` only.
     pub fn newest_complete_below(&self, limit: u64) -> (u64, Vec<DbId>) {
-        let complete = |db: &DbId| self.databases.get(db).and_then(|db| db.complete).filter(|epoch| *epoch < limit);
+        let complete =
+            |db: &DbId| self.databases.get(db).and_then(|db| db.complete).filter(|epoch| *epoch < limit);
         let newest = self.names.entries().keys().filter_map(complete).max().unwrap_or(0);
-        let carriers =
-            self.names.entries().keys().filter(|db| newest > 0 && complete(db) == Some(newest)).copied().collect();
+        let carriers = self
+            .names
+            .entries()
+            .keys()
+            .filter(|db| newest > 0 && complete(db) == Some(newest))
+            .copied()
+            .collect();
         (newest, carriers)
     }
 

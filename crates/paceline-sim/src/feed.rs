@@ -142,7 +142,12 @@ impl Feed {
     }
 
     /// Publishes the next message with the stream and key given.
-    pub fn publish_exactly(&mut self, random: &mut Random, stream: usize, key: Option<usize>) -> &FeedMessage {
+    pub fn publish_exactly(
+        &mut self,
+        random: &mut Random,
+        stream: usize,
+        key: Option<usize>,
+    ) -> &FeedMessage {
         let number = self.log.len() as u64 + 1;
         let hole = match self.kind {
             FeedKind::ResumesSparse | FeedKind::ForgetsSparse => random.below(3),
@@ -244,8 +249,10 @@ impl Feed {
     }
 
     fn snapshot(&self) -> Option<Down> {
-        let changes: Vec<Change> =
-            (0..self.keys.len()).filter(|key| self.versions[*key] > 0).map(|key| self.set(key, self.generations[key], self.versions[key])).collect();
+        let changes: Vec<Change> = (0..self.keys.len())
+            .filter(|key| self.versions[*key] > 0)
+            .map(|key| self.set(key, self.generations[key], self.versions[key]))
+            .collect();
         (!changes.is_empty()).then_some(Down::Changes { position: None, live: false, changes })
     }
 
@@ -262,7 +269,9 @@ impl Feed {
     /// How many messages lie at or before the position.
     fn find(&self, position: &Position) -> Option<usize> {
         match position {
-            Position::Seq { offset, .. } => Some(self.log.partition_point(|message| message.offset <= *offset)),
+            Position::Seq { offset, .. } => {
+                Some(self.log.partition_point(|message| message.offset <= *offset))
+            }
             Position::Opaque(name) => name.strip_prefix('o')?.parse().ok(),
             Position::Local { .. } => None,
         }

@@ -78,7 +78,7 @@ pub(crate) enum FollowerMail {
     Loopback { epoch: Epoch, parts: Vec<Part> },
     LoopbackLost { epoch: Epoch },
     Took(Epoch),
-    In(follower::Input),
+    In(Box<follower::Input>),
 }
 
 /// Mail of the upstream actor.
@@ -106,10 +106,16 @@ pub(crate) enum OutboxMail {
 #[derive(Debug)]
 pub(crate) enum Pending {
     Election(election::Effect),
-    Hub { epoch: Epoch, effect: hub::Effect },
+    Hub {
+        epoch: Epoch,
+        effect: hub::Effect,
+    },
     Follower(follower::Effect),
     /// A look at the fence on the actors' thread.
-    Fence { check: FenceCheck, then: AfterFence },
+    Fence {
+        check: FenceCheck,
+        then: AfterFence,
+    },
     /// Nothing more is waiting: write what the links have.
     WriteLinks,
 }
@@ -221,7 +227,15 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub fn new() -> Self {
-        Self { wanted: false, resume: None, token: 0, attempts: 0, conn: None, pipe: VecDeque::new(), armed: false }
+        Self {
+            wanted: false,
+            resume: None,
+            token: 0,
+            attempts: 0,
+            conn: None,
+            pipe: VecDeque::new(),
+            armed: false,
+        }
     }
 }
 

@@ -23,7 +23,7 @@ impl Random {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         let [a, b, c, d] = self.state;
         let result = a.wrapping_add(d).rotate_left(23).wrapping_add(a);
         let t = b << 17;
@@ -35,7 +35,7 @@ impl Random {
 
     /// A number below `bound`; 0 where `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        if bound == 0 { 0 } else { ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64 }
+        if bound == 0 { 0 } else { ((u128::from(self.draw()) * u128::from(bound)) >> 64) as u64 }
     }
 
     /// A number in `low..=high`.
@@ -65,7 +65,7 @@ impl Random {
 
     /// A number that looks like a random identifier.
     pub fn id(&mut self) -> u128 {
-        (u128::from(self.next()) << 64) | u128::from(self.next())
+        (u128::from(self.draw()) << 64) | u128::from(self.draw())
     }
 }
 
@@ -77,7 +77,7 @@ mod tests {
     fn one_seed_gives_one_sequence() {
         let draw = |seed| {
             let mut random = Random::new(seed);
-            (0..16).map(|_| random.next()).collect::<Vec<_>>()
+            (0..16).map(|_| random.draw()).collect::<Vec<_>>()
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));

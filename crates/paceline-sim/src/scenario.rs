@@ -125,6 +125,8 @@ pub struct Scenario {
     pub burst: u64,
     /// Bytes a socket takes.
     pub pipe_bytes: usize,
+    /// The disk says that `claims/` is synced when it is not: a claim's name may be lost after its reign was complete.
+    pub claims_sync_lies: bool,
     /// Old segments are folded and their files removed.
     pub fold: bool,
     /// No takeover may happen at all.
@@ -175,6 +177,7 @@ const CALM: Scenario = Scenario {
     busy_us: 0,
     burst: 0,
     pipe_bytes: 180 << 10,
+    claims_sync_lies: false,
     fold: true,
     one_reign: false,
     strict_gaps: false,
@@ -223,7 +226,8 @@ impl Scenario {
 
     /// Owners die, others do not: nothing resumable or seen by a survivor may be lost.
     pub fn kills() -> Self {
-        let faults = Faults { kill: 200, kill_owner: 600, leave: 80, promote: 120, set_back: 100, ..CALM.faults };
+        let faults =
+            Faults { kill: 200, kill_owner: 600, leave: 80, promote: 120, set_back: 100, ..CALM.faults };
         Self {
             name: "kills",
             feeds: vec![FeedKind::Resumes, FeedKind::Forgets],
@@ -239,10 +243,23 @@ impl Scenario {
 
     /// Upstreams of every class under kills, stops and cuts.
     pub fn upstreams() -> Self {
-        let faults = Faults { kill_owner: 400, stop_owner: 150, feed_cut: 300, promote: 80, cut: 70, set_back: 100, ..CALM.faults };
+        let faults = Faults {
+            kill_owner: 400,
+            stop_owner: 150,
+            feed_cut: 300,
+            promote: 80,
+            cut: 70,
+            set_back: 100,
+            ..CALM.faults
+        };
         Self {
             name: "upstreams",
-            feeds: vec![FeedKind::ResumesSparse, FeedKind::ResumesOpaque, FeedKind::ForgetsSparse, FeedKind::Bare],
+            feeds: vec![
+                FeedKind::ResumesSparse,
+                FeedKind::ResumesOpaque,
+                FeedKind::ForgetsSparse,
+                FeedKind::Bare,
+            ],
             submits: false,
             publish_ms: 30,
             fault_ms: 400,
@@ -253,8 +270,15 @@ impl Scenario {
 
     /// Stops and kills at the telling places of claim, adoption, commit, fence and collection; short reigns.
     pub fn fence() -> Self {
-        let faults =
-            Faults { kill_owner: 400, stop_owner: 400, stop: 100, kill: 60, disk_full: 20, write_error: 20, ..CALM.faults };
+        let faults = Faults {
+            kill_owner: 400,
+            stop_owner: 400,
+            stop: 100,
+            kill: 60,
+            disk_full: 20,
+            write_error: 20,
+            ..CALM.faults
+        };
         Self {
             name: "fence",
             sessions: 5,
@@ -288,9 +312,15 @@ impl Scenario {
         }
     }
 
+    /// As [`Scenario::power`], on a disk that loses the names of claims although it was told to keep them.
+    pub fn lost_claims() -> Self {
+        Self { name: "lost claims", claims_sync_lies: true, ..Self::power() }
+    }
+
     /// Volatile operations while owners and heirs die and links are cut.
     pub fn operations() -> Self {
-        let faults = Faults { kill_owner: 500, kill: 150, cut: 150, stop_owner: 100, promote: 60, ..CALM.faults };
+        let faults =
+            Faults { kill_owner: 500, kill: 150, cut: 150, stop_owner: 100, promote: 60, ..CALM.faults };
         Self {
             name: "operations",
             feeds: Vec::new(),
@@ -359,6 +389,7 @@ impl Scenario {
             Self::upstreams(),
             Self::fence(),
             Self::power(),
+            Self::lost_claims(),
             Self::operations(),
             Self::slow_readers(),
         ]

@@ -70,8 +70,11 @@ impl Database {
     /// Begins a transaction's write; it is visible but not durable until [`Database::sync`].
     pub fn write(&mut self) -> &mut Self {
         if self.undo.is_none() {
-            self.undo =
-                Some(Undo { rows: self.rows.len(), complete: self.complete, segments: self.segments.clone() });
+            self.undo = Some(Undo {
+                rows: self.rows.len(),
+                complete: self.complete,
+                segments: self.segments.clone(),
+            });
         }
         self
     }

@@ -8,7 +8,7 @@ use paceline_sim::{Counters, Scenario};
 
 /// Seeds of each scenario where nothing else is asked for.
 const QUICK: u64 = 200;
-const SCENARIOS: u64 = 8;
+const SCENARIOS: u64 = 9;
 
 fn batch(scenario: &Scenario, happens: &[&str]) {
     let counters = clean(scenario, seeds(QUICK, SCENARIOS));
@@ -53,12 +53,18 @@ fn chaos() {
 
 #[test]
 fn kills() {
-    batch(&Scenario::kills(), &["reign_over_dead", "tail_pulled", "rows_adopted", "claim_lost_race", "reset_found"]);
+    batch(
+        &Scenario::kills(),
+        &["reign_over_dead", "tail_pulled", "rows_adopted", "claim_lost_race", "reset_found"],
+    );
 }
 
 #[test]
 fn upstreams() {
-    batch(&Scenario::upstreams(), &["gap_shown_upstream", "upstream_conflict", "consumer_silent", "tail_pulled"]);
+    batch(
+        &Scenario::upstreams(),
+        &["gap_shown_upstream", "upstream_conflict", "consumer_silent", "tail_pulled"],
+    );
 }
 
 #[test]
@@ -78,6 +84,11 @@ fn fence() {
 #[test]
 fn power() {
     batch(&Scenario::power(), &["power_lost", "rows_adopted"]);
+}
+
+#[test]
+fn lost_claims() {
+    batch(&Scenario::lost_claims(), &["power_lost", "rows_adopted"]);
 }
 
 #[test]

@@ -50,12 +50,17 @@ async fn member(args: &SessionArgs) -> Result<(), SessionError> {
     let mut commands = control::commands::<SessionCommand>();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut log = LogWriter::create(&args.log, args.inject)?;
-    let session = Session::builder(&args.group)
+    let join = Session::builder(&args.group)
         .state_dir(&args.state_dir)
         .label(&args.name)
         .upstream(upstream(args))
-        .join()
-        .await?;
+        .join();
+    let session = tokio::select! {
+        session = join => session?,
+        // Before it is a member it can be asked for one thing only: to end.
+        _ = commands.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+    };
 
     let mut group = session.group().watch();
     let mut events = session.events(STREAM).subscribe::<IgnoredAny>();

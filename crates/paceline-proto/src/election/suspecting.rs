@@ -306,7 +306,7 @@ impl Core {
             return State::Suspecting(suspecting);
         }
         let failure = failure.clone();
-        if lock == Lock::Free {
+        if lock != Lock::Held {
             // Dead, or long replaced: the files say which.
             return self.look_again(now, suspecting, out);
         }

@@ -55,7 +55,9 @@ impl Invariant for EveryEventOnceInOrder {
 
     fn finish(&mut self, view: &View<'_>, broken: &mut Vec<String>) {
         for ((session, stream), subscription) in &self.subscriptions {
-            let Some(feed) = view.feeds.iter().find(|feed| feed.stream_index(stream).is_some()) else { continue };
+            let Some(feed) = view.feeds.iter().find(|feed| feed.stream_index(stream).is_some()) else {
+                continue;
+            };
             if subscription.last.is_some()
                 && let Some(missing) = missing(feed, stream, subscription, feed.log.len() as u64 + 1)
             {
@@ -74,7 +76,8 @@ impl EveryEventOnceInOrder {
             return Err(format!("{session:?} got an event of no feed: {event:?}"));
         };
         let number = Feed::number_of(&event.data).filter(|n| *n >= 1 && *n <= feed.log.len() as u64);
-        let Some(number) = number.filter(|n| feed.stream_index(&event.stream) == Some(feed.log[*n as usize - 1].stream))
+        let Some(number) =
+            number.filter(|n| feed.stream_index(&event.stream) == Some(feed.log[*n as usize - 1].stream))
         else {
             return Err(format!("{session:?} got an event that was never published: {event:?}"));
         };
@@ -103,7 +106,9 @@ impl EveryEventOnceInOrder {
     fn gap(&mut self, session: SessionId, gap: &Gap, view: &View<'_>) {
         let Some(feed) = view.feeds.iter().find(|feed| feed.channel == gap.channel) else { return };
         let range = range(feed, gap);
-        let own = |channel: &Channel, stream: &Stream| feed.channel == *channel && feed.stream_index(stream).is_some();
+        let own = |channel: &Channel, stream: &Stream| {
+            feed.channel == *channel && feed.stream_index(stream).is_some()
+        };
         for ((owner, stream), subscription) in &mut self.subscriptions {
             if *owner == session && own(&gap.channel, stream) {
                 subscription.gaps.push(range);

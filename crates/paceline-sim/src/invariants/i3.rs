@@ -24,12 +24,18 @@ impl Invariant for CheckPrecedesSuccessor {
         match fact {
             Fact::ClaimWon { epoch, linked, .. } => {
                 self.linked.insert(*epoch, *linked);
-                if let Some((older, checked)) = self.checked.range(..epoch).find(|(_, checked)| *checked > linked) {
-                    broken.push(format!("{older} looked at step {checked}, after {epoch} was claimed at {linked}"));
+                if let Some((older, checked)) =
+                    self.checked.range(..epoch).find(|(_, checked)| *checked > linked)
+                {
+                    broken.push(format!(
+                        "{older} looked at step {checked}, after {epoch} was claimed at {linked}"
+                    ));
                 }
             }
             Fact::Acknowledged { id, epoch, checked, .. } => {
-                if let Some((later, linked)) = self.linked.range(epoch + 1..).find(|(_, linked)| *linked < checked) {
+                if let Some((later, linked)) =
+                    self.linked.range(epoch + 1..).find(|(_, linked)| *linked < checked)
+                {
                     broken.push(format!(
                         "{epoch} acknowledged {id:?} after a look at step {checked}; {later} was claimed at {linked}"
                     ));

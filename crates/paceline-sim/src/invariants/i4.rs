@@ -20,12 +20,16 @@ impl Invariant for OneWriterPerDatabase {
             }
             Fact::Written { database, after_row, .. } => {
                 let newest = view.disk.highest_complete().1;
-                let Some(newest) = newest.first().and_then(|newest| view.disk.databases.get(newest)) else { return };
+                let Some(newest) = newest.first().and_then(|newest| view.disk.databases.get(newest)) else {
+                    return;
+                };
                 let Some(written) = view.disk.databases.get(database) else { return };
                 let visible =
                     newest.segments.iter().any(|part| part.database == *database && part.bound > *after_row);
                 if visible && written.last_row() > *after_row {
-                    broken.push(format!("rows after {after_row} of {database:?} are seen although it was adopted before"));
+                    broken.push(format!(
+                        "rows after {after_row} of {database:?} are seen although it was adopted before"
+                    ));
                 }
             }
             Fact::AdoptionRead { epoch, claimed: false } => {

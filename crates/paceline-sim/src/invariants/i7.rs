@@ -33,12 +33,18 @@ impl Invariant for FollowersGoForward {
             Fact::Shown { session, held } => {
                 let before = self.shown.insert((*session, held.key.clone()), held.place.clone());
                 if let Some(before) = before.filter(|before| *before > held.place) {
-                    broken.push(format!("{session:?} was shown {:?} at {:?} after {before:?}", held.key, held.place));
+                    broken.push(format!(
+                        "{session:?} was shown {:?} at {:?} after {before:?}",
+                        held.key, held.place
+                    ));
                 }
                 let feed = view.feeds.iter().find(|feed| feed.key_index(&held.key).is_some());
                 let Some(feed) = feed else { return };
                 let Some(generation) = feed.published(&held.key, &held.place.version, &held.value) else {
-                    broken.push(format!("{session:?} was shown a value of {:?} that nobody published", held.key));
+                    broken.push(format!(
+                        "{session:?} was shown a value of {:?} that nobody published",
+                        held.key
+                    ));
                     return;
                 };
                 let before = self.generations.insert((*session, held.key.clone()), generation).unwrap_or(0);

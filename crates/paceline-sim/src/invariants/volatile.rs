@@ -23,11 +23,14 @@ impl Invariant for HeldOperationsSurvive {
             Fact::OperationsSettled { owed, found } => {
                 let distinct: BTreeSet<u64> = found.iter().copied().collect();
                 if distinct.len() < found.len() {
-                    let twice = found.iter().find(|token| found.iter().filter(|other| other == token).count() > 1);
+                    let twice =
+                        found.iter().find(|token| found.iter().filter(|other| other == token).count() > 1);
                     broken.push(format!("operation {twice:?} took effect twice"));
                 }
                 if let Some(lost) = owed.difference(&distinct).next() {
-                    broken.push(format!("operation {lost} was acknowledged, always held by somebody, and is lost"));
+                    broken.push(format!(
+                        "operation {lost} was acknowledged, always held by somebody, and is lost"
+                    ));
                 }
             }
             _ => {}

@@ -35,7 +35,9 @@ impl World {
             }
         }
         if self.scenario.operations {
-            for key in (0..data::MERGE_KEYS).map(data::merge_key).chain((0..data::SET_KEYS).map(data::set_key)) {
+            for key in
+                (0..data::MERGE_KEYS).map(data::merge_key).chain((0..data::SET_KEYS).map(data::set_key))
+            {
                 if self.random.chance(400) {
                     self.subscribe(pid, key);
                 }
@@ -48,7 +50,7 @@ impl World {
         let session = process.session;
         process.caller.keys.insert(key.clone());
         self.tell(&Fact::Subscribed { session, key: key.clone() });
-        self.to_follower(pid, FollowerMail::In(Input::Subscribe(key)));
+        self.mail_follower(pid, FollowerMail::In(Box::new(Input::Subscribe(key))));
     }
 
     fn unsubscribe(&mut self, pid: Pid, key: paceline_proto::id::Key) {
@@ -57,7 +59,7 @@ impl World {
         process.caller.keys.remove(&key);
         process.caller.shown.remove(&key);
         self.tell(&Fact::Unsubscribed { session, key: key.clone() });
-        self.to_follower(pid, FollowerMail::In(Input::Unsubscribe(key)));
+        self.mail_follower(pid, FollowerMail::In(Box::new(Input::Unsubscribe(key))));
     }
 
     fn subscribe_stream(&mut self, pid: Pid, stream: paceline_proto::id::Stream) {
@@ -65,7 +67,7 @@ impl World {
         let session = process.session;
         process.caller.streams.insert(stream.clone());
         self.tell(&Fact::StreamSubscribed { session, stream: stream.clone() });
-        self.to_follower(pid, FollowerMail::In(Input::SubscribeStream(stream)));
+        self.mail_follower(pid, FollowerMail::In(Box::new(Input::SubscribeStream(stream))));
     }
 
     fn unsubscribe_stream(&mut self, pid: Pid, stream: paceline_proto::id::Stream) {
@@ -74,7 +76,7 @@ impl World {
         process.caller.streams.remove(&stream);
         process.caller.events.remove(&stream);
         self.tell(&Fact::StreamUnsubscribed { session, stream: stream.clone() });
-        self.to_follower(pid, FollowerMail::In(Input::UnsubscribeStream(stream)));
+        self.mail_follower(pid, FollowerMail::In(Box::new(Input::UnsubscribeStream(stream))));
     }
 
     pub(super) fn caller_tick(&mut self) {
@@ -109,14 +111,16 @@ impl World {
         let Some(process) = self.live(pid) else { return };
         process.caller.waiting.insert(token, Waiting::Submit { hash });
         self.counters.add("submitted");
-        self.to_follower(pid, FollowerMail::In(Input::Submit { token, hash, payload }));
+        self.mail_follower(pid, FollowerMail::In(Box::new(Input::Submit { token, hash, payload })));
     }
 
     fn operate(&mut self, pid: Pid) {
         let token = self.token();
         let bytes = Bytes::copy_from_slice(&token.to_be_bytes());
-        let (set_key, merge_key) =
-            (data::set_key(self.random.below(data::SET_KEYS)), data::merge_key(self.random.below(data::MERGE_KEYS)));
+        let (set_key, merge_key) = (
+            data::set_key(self.random.below(data::SET_KEYS)),
+            data::merge_key(self.random.below(data::MERGE_KEYS)),
+        );
         let (operation, mark) = match self.random.below(100) {
             0..55 => (Operation::Merge { key: merge_key, patch: bytes }, Some(token)),
             55..70 => (Operation::Set { key: data::once_key(token), value: bytes }, Some(token)),
@@ -127,7 +131,10 @@ impl World {
         let Some(process) = self.live(pid) else { return };
         process.caller.waiting.insert(token, Waiting::Operation { mark });
         self.counters.add("operated");
-        self.to_follower(pid, FollowerMail::In(Input::Op { token, operation, trace: Trace::NONE }));
+        self.mail_follower(
+            pid,
+            FollowerMail::In(Box::new(Input::Op { token, operation, trace: Trace::NONE })),
+        );
     }
 
     fn resubscribe(&mut self, pid: Pid) {
@@ -156,7 +163,7 @@ impl World {
         let ask = if self.random.chance(500) { Ask::Sync } else { Ask::Members };
         let Some(process) = self.live(pid) else { return };
         process.caller.waiting.insert(token, Waiting::Ask);
-        self.to_follower(pid, FollowerMail::In(Input::Ask { token, ask, trace: Trace::NONE }));
+        self.mail_follower(pid, FollowerMail::In(Box::new(Input::Ask { token, ask, trace: Trace::NONE })));
     }
 
     /// What the follower shows or answers.
@@ -223,7 +230,9 @@ impl World {
 
     /// The upstream could have replayed it, or everything in it was delivered to somebody who is there.
     fn avoidable(&self, gap: &Gap) -> bool {
-        let Some(index) = self.feeds.iter().position(|feed| feed.channel == gap.channel) else { return false };
+        let Some(index) = self.feeds.iter().position(|feed| feed.channel == gap.channel) else {
+            return false;
+        };
         let feed = &self.feeds[index];
         if feed.kind.resumes() {
             return true;
@@ -234,8 +243,12 @@ impl World {
         let number = |position: &paceline_proto::id::Position| feed.number_at(position);
         let after = gap.after.as_ref().and_then(number).unwrap_or(0);
         let upto = gap.upto.as_ref().and_then(number).unwrap_or(feed.log.len() as u64);
-        let here: BTreeSet<SessionId> =
-            self.processes.values().filter(|process| process.run == Run::Running).map(|process| process.session).collect();
+        let here: BTreeSet<SessionId> = self
+            .processes
+            .values()
+            .filter(|process| process.run == Run::Running)
+            .map(|process| process.session)
+            .collect();
         (after + 1..=upto).all(|n| self.seen[index].get(&n).is_some_and(|saw| !saw.is_disjoint(&here)))
     }
 

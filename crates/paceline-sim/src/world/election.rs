@@ -11,7 +11,8 @@ use crate::{
     disk::Pid,
     fact::Fact,
     process::{
-        AfterFence, ElectionMail, FenceCheck, FollowerMail, HubMail, OutboxMail, Pending, Run, SocketMail, Task,
+        AfterFence, ElectionMail, FenceCheck, FollowerMail, HubMail, OutboxMail, Pending, Run, SocketMail,
+        Task,
     },
     world::{World, log},
 };
@@ -27,24 +28,23 @@ impl World {
         match process.election_mail.pop_front() {
             Some(ElectionMail::In(input)) => {
                 if let Input::Adopted { epoch, result: Ok(_) } = &input {
-                    let mail = HubMail::In { epoch: *epoch, input: Box::new(paceline_proto::hub::Input::Adopted) };
+                    let mail =
+                        HubMail::In { epoch: *epoch, input: Box::new(paceline_proto::hub::Input::Adopted) };
                     process.hub_mail.push_back(mail);
                 }
                 self.drive_election(pid, input);
             }
-            Some(ElectionMail::LookAtMember { epoch, session }) => {
-                if self.disk.session_dead(session) {
-                    let input = Box::new(paceline_proto::hub::Input::MemberDead(session));
-                    process.hub_mail.push_back(HubMail::In { epoch, input });
-                }
+            Some(ElectionMail::LookAtMember { epoch, session }) if self.disk.session_dead(session) => {
+                let input = Box::new(paceline_proto::hub::Input::MemberDead(session));
+                process.hub_mail.push_back(HubMail::In { epoch, input });
             }
             Some(ElectionMail::Leave) => {
                 if process.reign.is_none() {
-                    process.follower_mail.push_back(FollowerMail::In(follower::Input::Leave));
+                    process.follower_mail.push_back(FollowerMail::In(Box::new(follower::Input::Leave)));
                 }
                 self.drive_election(pid, Input::Leave);
             }
-            None => {}
+            Some(ElectionMail::LookAtMember { .. }) | None => {}
         }
     }
 
@@ -70,28 +70,33 @@ impl World {
                 let lock = self.lock_of(epoch.0);
                 self.answer_election(pid, Input::LockTested { epoch, lock });
             }
-            Effect::Connect { attempt, target } => self.to_follower(pid, FollowerMail::Connect { attempt, target }),
-            Effect::Disconnect { attempt } => self.to_follower(pid, FollowerMail::Disconnect { attempt }),
+            Effect::Connect { attempt, target } => {
+                self.mail_follower(pid, FollowerMail::Connect { attempt, target })
+            }
+            Effect::Disconnect { attempt } => self.mail_follower(pid, FollowerMail::Disconnect { attempt }),
             Effect::MakeKit => self.make_kit(pid, None),
             Effect::DropKit => self.drop_kit(pid),
             Effect::Claim { epoch } => self.begin_claim(pid, epoch),
             Effect::Begin { epoch, members, cause } => self.begin_reign(pid, epoch, members, cause),
             Effect::Adopt { epoch } => {
-                let Some((_, kit)) = self.processes.get_mut(&pid).and_then(|process| process.won.take()) else { return };
-                self.to_outbox(pid, OutboxMail::Adopt { epoch, kit });
+                let Some((_, kit)) = self.processes.get_mut(&pid).and_then(|process| process.won.take())
+                else {
+                    return;
+                };
+                self.mail_outbox(pid, OutboxMail::Adopt { epoch, kit });
             }
-            Effect::Drain { epoch, to } => self.to_socket(pid, SocketMail::Drain { epoch, to }),
+            Effect::Drain { epoch, to } => self.mail_socket(pid, SocketMail::Drain { epoch, to }),
             Effect::SendGo { to, last } => {
-                self.to_hub(pid, None, paceline_proto::hub::Input::SendGo { to, last });
+                self.mail_hub(pid, None, paceline_proto::hub::Input::SendGo { to, last });
             }
             Effect::ResumeReign { epoch } => {
-                self.to_outbox(pid, OutboxMail::Resume { epoch });
-                self.to_hub(pid, Some(epoch), paceline_proto::hub::Input::Resume);
+                self.mail_outbox(pid, OutboxMail::Resume { epoch });
+                self.mail_hub(pid, Some(epoch), paceline_proto::hub::Input::Resume);
             }
             Effect::SendMoved { epoch, to } => {
-                self.to_hub(pid, None, paceline_proto::hub::Input::SendMoved { epoch, to });
+                self.mail_hub(pid, None, paceline_proto::hub::Input::SendMoved { epoch, to });
             }
-            Effect::SendTook { epoch } => self.to_follower(pid, FollowerMail::Took(epoch)),
+            Effect::SendTook { epoch } => self.mail_follower(pid, FollowerMail::Took(epoch)),
             Effect::End { epoch, close } => self.end_reign(pid, epoch, close),
             Effect::CheckFence { epoch } => {
                 let Some(process) = self.processes.get_mut(&pid) else { return };
@@ -189,7 +194,7 @@ impl World {
             Cause::Own => "reign_over_own",
         });
         self.tell(&Fact::ReignBegun { epoch, session });
-        self.to_follower(pid, FollowerMail::Begin { epoch, address, members, polite });
+        self.mail_follower(pid, FollowerMail::Begin { epoch, address, members, polite });
     }
 
     fn end_reign(&mut self, pid: Pid, epoch: Epoch, close: bool) {
@@ -198,11 +203,11 @@ impl World {
         {
             process.reign = None;
         }
-        self.to_socket(pid, SocketMail::Close { epoch });
+        self.mail_socket(pid, SocketMail::Close { epoch });
         if let Some(process) = self.processes.get_mut(&pid) {
             process.hub_mail.push_back(HubMail::End { epoch, close });
         }
-        self.to_outbox(pid, OutboxMail::End { epoch });
+        self.mail_outbox(pid, OutboxMail::End { epoch });
     }
 
     /// The fence spoke: the hub ends here, the election learns it.
@@ -217,28 +222,28 @@ impl World {
         self.drop_hub(pid, Epoch(epoch));
     }
 
-    pub(super) fn to_election(&mut self, pid: Pid, input: Input) {
+    pub(super) fn mail_election(&mut self, pid: Pid, input: Input) {
         if let Some(process) = self.live(pid) {
             process.election_mail.push_back(ElectionMail::In(input));
             self.wake(pid);
         }
     }
 
-    pub(super) fn to_follower(&mut self, pid: Pid, mail: FollowerMail) {
+    pub(super) fn mail_follower(&mut self, pid: Pid, mail: FollowerMail) {
         if let Some(process) = self.live(pid) {
             process.follower_mail.push_back(mail);
             self.wake(pid);
         }
     }
 
-    pub(super) fn to_socket(&mut self, pid: Pid, mail: SocketMail) {
+    pub(super) fn mail_socket(&mut self, pid: Pid, mail: SocketMail) {
         if let Some(process) = self.live(pid) {
             process.socket_mail.push_back(mail);
             self.wake(pid);
         }
     }
 
-    pub(super) fn to_outbox(&mut self, pid: Pid, mail: OutboxMail) {
+    pub(super) fn mail_outbox(&mut self, pid: Pid, mail: OutboxMail) {
         if let Some(process) = self.live(pid) {
             process.outbox_mail.push_back(mail);
             self.wake(pid);
@@ -246,11 +251,10 @@ impl World {
     }
 
     /// `epoch` = only if the hub still is that reign's.
-    pub(super) fn to_hub(&mut self, pid: Pid, epoch: Option<Epoch>, input: paceline_proto::hub::Input) {
+    pub(super) fn mail_hub(&mut self, pid: Pid, epoch: Option<Epoch>, input: paceline_proto::hub::Input) {
         let Some(process) = self.live(pid) else { return };
         let Some(epoch) = epoch.or_else(|| process.owned.as_ref().map(|owned| owned.epoch)) else { return };
         process.hub_mail.push_back(HubMail::In { epoch, input: Box::new(input) });
         self.wake(pid);
     }
-
 }

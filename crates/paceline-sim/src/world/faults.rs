@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use paceline_proto::{follower, id::Trace, message::{Ask, Rank}};
+use paceline_proto::{
+    follower,
+    id::Trace,
+    message::{Ask, Rank},
+};
 
 use crate::{
     data,
@@ -12,6 +16,9 @@ use crate::{
     process::{ElectionMail, FollowerMail, Run, Waiting},
     world::{Event, Phase, World, log},
 };
+
+/// One fault.
+type Strike = fn(&mut World);
 
 impl World {
     pub(super) fn fault_tick(&mut self) {
@@ -24,7 +31,7 @@ impl World {
             return;
         }
         let f = self.scenario.faults;
-        let mut table: [(u32, fn(&mut Self)); 17] = [
+        let table: [(u32, Strike); 17] = [
             (f.kill, Self::fault_kill),
             (f.kill_owner, Self::fault_kill_owner),
             (f.stop, Self::fault_stop),
@@ -45,24 +52,29 @@ impl World {
         ];
         let total: u32 = table.iter().map(|(weight, _)| *weight).sum();
         let mut drawn = self.random.below(u64::from(total)) as u32;
-        for (weight, strike) in &mut table {
-            if drawn < *weight {
+        for (weight, strike) in table {
+            if drawn < weight {
                 return strike(self);
             }
-            drawn -= *weight;
+            drawn -= weight;
         }
     }
 
     /// Anybody who runs.
     pub(super) fn somebody(&mut self) -> Option<Pid> {
-        let running: Vec<Pid> =
-            self.processes.values().filter(|process| process.run == Run::Running).map(|process| process.pid).collect();
+        let running: Vec<Pid> = self
+            .processes
+            .values()
+            .filter(|process| process.run == Run::Running)
+            .map(|process| process.pid)
+            .collect();
         self.random.pick(&running).copied()
     }
 
     /// The owner of the highest reign that runs.
     pub(super) fn owner(&self) -> Option<Pid> {
-        let owners = self.processes.values().filter(|process| process.run == Run::Running && process.owned.is_some());
+        let owners =
+            self.processes.values().filter(|process| process.run == Run::Running && process.owned.is_some());
         owners.max_by_key(|process| process.reign.map(|(epoch, _)| epoch)).map(|process| process.pid)
     }
 
@@ -174,16 +186,22 @@ impl World {
         process.caller.waiting.insert(token, Waiting::Ask);
         let ask = follower::Input::Ask { token, ask: Ask::Promote(to), trace: Trace::NONE };
         self.counters.add("promote_asked");
-        self.to_follower(pid, FollowerMail::In(ask));
+        self.mail_follower(pid, FollowerMail::In(Box::new(ask)));
     }
 
     fn fault_cut(&mut self) {
-        let linked: Vec<ConnId> =
-            self.net.conns.iter().filter(|(_, conn)| conn.linked && !conn.server_closed).map(|(id, _)| *id).collect();
+        let linked: Vec<ConnId> = self
+            .net
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.linked && !conn.server_closed)
+            .map(|(id, _)| *id)
+            .collect();
         let Some(&id) = self.random.pick(&linked) else { return };
         self.counters.add("link_cut");
         let (a, b) = (self.random.micros(10, 20_000), self.random.micros(10, 20_000));
-        let (now, keep_up, keep_down) = (self.now, self.random.below(4) as usize, self.random.below(8) as usize);
+        let (now, keep_up, keep_down) =
+            (self.now, self.random.below(4) as usize, self.random.below(8) as usize);
         let Some(conn) = self.net.conns.get_mut(&id) else { return };
         conn.up.cut(keep_up);
         conn.down.cut(keep_down);
@@ -204,7 +222,9 @@ impl World {
             .collect();
         let length = self.random.millis(500, 4000);
         let now = self.now;
-        if let Some(process) = self.random.pick(&followers).copied().and_then(|pid| self.processes.get_mut(&pid)) {
+        if let Some(process) =
+            self.random.pick(&followers).copied().and_then(|pid| self.processes.get_mut(&pid))
+        {
             process.slow_until = now + length;
         }
     }
@@ -213,8 +233,11 @@ impl World {
         let Some(owner) = self.owner() else { return };
         let path = if self.random.chance(500) { Path::Removed } else { Path::Forbidden };
         let length = self.random.millis(100, 3000);
-        let Some(socket) =
-            self.processes.get(&owner).and_then(|p| p.owned.as_ref()).map(|owned| owned.address.socket.clone())
+        let Some(socket) = self
+            .processes
+            .get(&owner)
+            .and_then(|p| p.owned.as_ref())
+            .map(|owned| owned.address.socket.clone())
         else {
             return;
         };
@@ -262,7 +285,8 @@ impl World {
         let replaced = self.random.millis(50, 800);
         self.after(replaced, Event::Start(rank));
         // Memory is torn down before files close; locks and sockets go in no fixed order.
-        let teardown = if self.random.chance(100) { self.random.millis(10, 100) } else { self.random.micros(100, 5000) };
+        let teardown =
+            if self.random.chance(100) { self.random.millis(10, 100) } else { self.random.micros(100, 5000) };
         self.die(pid, teardown);
     }
 
@@ -317,8 +341,11 @@ impl World {
             }
         }
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        let upstreams: Vec<(usize, u64)> =
-            process.upstreams.iter().filter_map(|(feed, upstream)| upstream.conn.map(|conn| (*feed, conn))).collect();
+        let upstreams: Vec<(usize, u64)> = process
+            .upstreams
+            .iter()
+            .filter_map(|(feed, upstream)| upstream.conn.map(|conn| (*feed, conn)))
+            .collect();
         for (feed, conn) in upstreams {
             let delay = self.random.micros(50, 1500);
             self.after(delay, Event::FeedDrop(feed, conn));
@@ -331,7 +358,8 @@ impl World {
             process.run = Run::Dead;
         }
         let closed = !self.net.conns.values().any(|conn| {
-            (conn.client == pid && conn.phase != ConnPhase::Closed) || (conn.server == pid && !conn.server_closed)
+            (conn.client == pid && conn.phase != ConnPhase::Closed)
+                || (conn.server == pid && !conn.server_closed)
         }) && !self.net.listeners.values().any(|listener| listener.pid == pid);
         if closed {
             // Nothing refers to it any more.
@@ -340,7 +368,9 @@ impl World {
     }
 
     pub(super) fn stop(&mut self, pid: Pid) {
-        let Some(process) = self.processes.get_mut(&pid).filter(|process| process.run == Run::Running) else { return };
+        let Some(process) = self.processes.get_mut(&pid).filter(|process| process.run == Run::Running) else {
+            return;
+        };
         process.run = Run::Stopped;
         process.next_turn = None;
         log!(self, "{} stopped", pid.0);
@@ -352,7 +382,9 @@ impl World {
     }
 
     pub(super) fn continue_process(&mut self, pid: Pid) {
-        let Some(process) = self.processes.get_mut(&pid).filter(|process| process.run == Run::Stopped) else { return };
+        let Some(process) = self.processes.get_mut(&pid).filter(|process| process.run == Run::Stopped) else {
+            return;
+        };
         process.run = Run::Running;
         process.busy_until = self.now;
         let parked = std::mem::take(&mut process.parked);
@@ -398,8 +430,12 @@ impl World {
         if self.owed_tokens.is_empty() {
             return;
         }
-        let running: Vec<Pid> =
-            self.processes.values().filter(|process| process.run == Run::Running).map(|process| process.pid).collect();
+        let running: Vec<Pid> = self
+            .processes
+            .values()
+            .filter(|process| process.run == Run::Running)
+            .map(|process| process.pid)
+            .collect();
         let held: BTreeSet<u64> = running.into_iter().flat_map(|pid| self.tokens_held(pid)).collect();
         let before = self.owed_tokens.len();
         self.owed_tokens.retain(|token| held.contains(token));

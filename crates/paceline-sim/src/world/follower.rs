@@ -49,7 +49,7 @@ impl World {
                     self.send_up(conn, ToHub::Took(epoch));
                 }
             }
-            FollowerMail::In(input) => self.drive_follower(pid, input),
+            FollowerMail::In(input) => self.drive_follower(pid, *input),
         }
     }
 
@@ -86,11 +86,11 @@ impl World {
             | Effect::SubmitDone { .. }
             | Effect::Answered { .. }
             | Effect::Overloaded { .. } => self.show(pid, effect),
-            Effect::Ping(ping) => self.to_election(pid, ElectionInput::Ping(ping)),
-            Effect::Heir(heir) => self.to_election(pid, ElectionInput::Heir(heir)),
-            Effect::Go { last } => self.to_election(pid, ElectionInput::Go { last }),
-            Effect::Moved { epoch, to } => self.to_election(pid, ElectionInput::Moved { epoch, to }),
-            Effect::OwnerClosed => self.to_election(pid, ElectionInput::OwnerClosed),
+            Effect::Ping(ping) => self.mail_election(pid, ElectionInput::Ping(ping)),
+            Effect::Heir(heir) => self.mail_election(pid, ElectionInput::Heir(heir)),
+            Effect::Go { last } => self.mail_election(pid, ElectionInput::Go { last }),
+            Effect::Moved { epoch, to } => self.mail_election(pid, ElectionInput::Moved { epoch, to }),
+            Effect::OwnerClosed => self.mail_election(pid, ElectionInput::OwnerClosed),
             Effect::Break(why) => {
                 log!(self, "{} breaks its link: {why}", pid.0);
                 self.counters.add("link_broken_by_follower");
@@ -102,7 +102,9 @@ impl World {
 
     fn connect(&mut self, pid: Pid, attempt: u64, target: &Target) {
         let failure = match self.net.listeners.get(&target.address.socket) {
-            None => Some(if self.random.chance(500) { ConnectFailure::Missing } else { ConnectFailure::Refused }),
+            None => {
+                Some(if self.random.chance(500) { ConnectFailure::Missing } else { ConnectFailure::Refused })
+            }
             Some(listener) => match listener.path {
                 Path::Present => None,
                 Path::Removed => Some(ConnectFailure::Missing),
@@ -110,7 +112,7 @@ impl World {
             },
         };
         if let Some(failure) = failure {
-            return self.to_election(pid, ElectionInput::ConnectFailed { attempt, failure });
+            return self.mail_election(pid, ElectionInput::ConnectFailed { attempt, failure });
         }
         let hello = self.hello(pid, &target.address);
         let capacity = self.scenario.pipe_bytes;
@@ -156,17 +158,18 @@ impl World {
 
     pub(super) fn attempt_timed_out(&mut self, pid: Pid, attempt: u64) {
         if self.processes.get(&pid).is_some_and(|process| process.attempts.contains_key(&attempt)) {
-            self.to_follower(pid, FollowerMail::Failed { attempt, failure: ConnectFailure::Silent });
+            self.mail_follower(pid, FollowerMail::Failed { attempt, failure: ConnectFailure::Silent });
         }
     }
 
     /// The attempt was given up, unless it was welcomed meanwhile.
     fn attempt_failed(&mut self, pid: Pid, attempt: u64, failure: ConnectFailure) {
-        let Some(conn) = self.processes.get_mut(&pid).and_then(|process| process.attempts.remove(&attempt)) else {
+        let Some(conn) = self.processes.get_mut(&pid).and_then(|process| process.attempts.remove(&attempt))
+        else {
             return;
         };
         self.close_client_end(conn);
-        self.to_election(pid, ElectionInput::ConnectFailed { attempt, failure });
+        self.mail_election(pid, ElectionInput::ConnectFailed { attempt, failure });
     }
 
     fn disconnect(&mut self, pid: Pid, attempt: u64) {
@@ -248,7 +251,7 @@ impl World {
         match end {
             End::Client => {
                 let pid = open.client;
-                self.to_follower(pid, FollowerMail::Read(conn));
+                self.mail_follower(pid, FollowerMail::Read(conn));
             }
             End::Server => {
                 // A backlog is read only once it is accepted.
@@ -282,7 +285,9 @@ impl World {
         let current = matches!(process.link, Link::Remote { conn: own, .. } if own == conn);
         let parting = process.parting.is_some_and(|(_, own)| own == conn);
         match message {
-            Some(message) if phase == Phase::Waiting => self.first_answer(pid, conn, attempt.unwrap_or(0), message),
+            Some(message) if phase == Phase::Waiting => {
+                self.first_answer(pid, conn, attempt.unwrap_or(0), message)
+            }
             Some(message) if current => self.message_from_owner(pid, message),
             Some(_) => {}
             None if !ended => {}
@@ -294,7 +299,7 @@ impl World {
                 self.close_client_end(conn);
                 let gone = self.processes.get_mut(&pid).and_then(|process| process.parting.take());
                 if let Some((attempt, _)) = gone {
-                    self.to_election(pid, ElectionInput::Eof { attempt });
+                    self.mail_election(pid, ElectionInput::Eof { attempt });
                 }
             }
             None => self.close_client_end(conn),
@@ -344,7 +349,7 @@ impl World {
             }
         };
         self.close_client_end(conn);
-        self.to_election(pid, answer);
+        self.mail_election(pid, answer);
     }
 
     fn welcomed(&mut self, pid: Pid, conn: ConnId, attempt: u64, welcome: Welcome) {
@@ -357,7 +362,7 @@ impl World {
         if !newer || process.reign.is_some_and(|(own, _)| own >= epoch.0) {
             self.close_client_end(conn);
             let failure = ConnectFailure::Closed;
-            return self.to_election(pid, ElectionInput::ConnectFailed { attempt, failure });
+            return self.mail_election(pid, ElectionInput::ConnectFailed { attempt, failure });
         }
         if let Link::Remote { conn: old, .. } = process.link {
             self.close_client_end(old);
@@ -369,7 +374,7 @@ impl World {
         if let Some(open) = self.net.conns.get_mut(&conn) {
             open.phase = Phase::Following;
         }
-        self.to_election(pid, ElectionInput::Welcomed { attempt, epoch, owner: welcome.owner });
+        self.mail_election(pid, ElectionInput::Welcomed { attempt, epoch, owner: welcome.owner });
         self.drive_follower(pid, Input::Linked(welcome));
         self.echo_stale_frames(pid, epoch);
     }
@@ -386,7 +391,7 @@ impl World {
         process.link = Link::None;
         self.close_client_end(conn);
         self.drive_follower(pid, Input::LinkLost);
-        self.to_election(pid, ElectionInput::Eof { attempt });
+        self.mail_election(pid, ElectionInput::Eof { attempt });
     }
 
     /// The session becomes the owner: its state goes to the hub, its link to the loopback.
@@ -432,7 +437,9 @@ impl World {
                 return;
             }
             match part {
-                Part::Message(ToSession::Welcome(welcome)) => self.drive_follower(pid, Input::Linked(welcome)),
+                Part::Message(ToSession::Welcome(welcome)) => {
+                    self.drive_follower(pid, Input::Linked(welcome))
+                }
                 Part::Message(message) => self.message_from_owner(pid, message),
                 Part::Batch { header, frames } => {
                     self.message_from_owner(pid, ToSession::Batch(header));
@@ -515,5 +522,4 @@ impl World {
     pub(super) fn refusal(&self, hello: &Hello, proof: paceline_proto::id::Nonce) -> Option<Refusal> {
         (hello.proof != proof).then_some(Refusal::Proof)
     }
-
 }

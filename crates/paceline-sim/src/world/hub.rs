@@ -62,9 +62,7 @@ impl World {
         let epoch = owned.epoch;
         process.pending.extend(out.into_iter().map(|effect| Pending::Hub { epoch, effect }));
         if process.hub_mail.is_empty() || self.random.chance(150) {
-            if let Some(process) = self.processes.get_mut(&pid) {
-                process.pending.push_back(Pending::WriteLinks);
-            }
+            process.pending.push_back(Pending::WriteLinks);
         }
     }
 
@@ -84,15 +82,15 @@ impl World {
             }
             Effect::OpenChannel { channel, resume } => {
                 let resume = self.tamper_resume(&channel, resume);
-                self.to_socket(pid, SocketMail::Open { epoch, channel, resume });
+                self.mail_socket(pid, SocketMail::Open { epoch, channel, resume });
             }
-            Effect::Store(submit) => self.to_outbox(pid, OutboxMail::Store { epoch, submit }),
+            Effect::Store(submit) => self.mail_outbox(pid, OutboxMail::Store { epoch, submit }),
             Effect::LookAtMember(session) => {
                 process.election_mail.push_back(ElectionMail::LookAtMember { epoch, session });
             }
-            Effect::Promote { to } => self.to_election(pid, ElectionInput::Promote { to }),
-            Effect::Took { epoch, to } => self.to_election(pid, ElectionInput::Took { epoch, to }),
-            Effect::Drained { last } => self.to_election(pid, ElectionInput::Drained { last }),
+            Effect::Promote { to } => self.mail_election(pid, ElectionInput::Promote { to }),
+            Effect::Took { epoch, to } => self.mail_election(pid, ElectionInput::Took { epoch, to }),
+            Effect::Drained { last } => self.mail_election(pid, ElectionInput::Drained { last }),
             Effect::Presence { .. } => {}
             Effect::Event(event) => self.observed(pid, &event),
         }
@@ -149,14 +147,16 @@ impl World {
     }
 
     fn drop_hub_now(&mut self, pid: Pid) {
-        let Some(owned) = self.processes.get_mut(&pid).and_then(|process| process.owned.take()) else { return };
+        let Some(owned) = self.processes.get_mut(&pid).and_then(|process| process.owned.take()) else {
+            return;
+        };
         for conn in owned.links {
             // What was written already goes on in the background; the connection ends after it.
             self.push_down_all(conn);
             self.close_server_end(conn);
         }
         self.close_listener(&owned.address.socket);
-        self.to_follower(pid, FollowerMail::LoopbackLost { epoch: owned.epoch });
+        self.mail_follower(pid, FollowerMail::LoopbackLost { epoch: owned.epoch });
     }
 
     /// Takes the connections that wait, if the hub serves this socket.
@@ -196,7 +196,7 @@ impl World {
                     && !open.up_waiting.is_empty()
                 {
                     let client = open.client;
-                    self.to_follower(client, FollowerMail::Flush(conn));
+                    self.mail_follower(client, FollowerMail::Flush(conn));
                 }
             }
             None if ended && linked => self.unlink(pid, link),
@@ -290,7 +290,9 @@ impl World {
     fn write_link(&mut self, pid: Pid, link: LinkId) {
         loop {
             let now = self.now;
-            let Some(owned) = self.processes.get_mut(&pid).and_then(|process| process.owned.as_mut()) else { return };
+            let Some(owned) = self.processes.get_mut(&pid).and_then(|process| process.owned.as_mut()) else {
+                return;
+            };
             let epoch = owned.epoch;
             let conn = ConnId(link.0);
             if link == LOOPBACK {
@@ -299,7 +301,7 @@ impl World {
                 }
                 let Some(parts) = owned.machine.write(link, WRITE_MAX) else { return };
                 let parts = self.tamper_parts(pid, link, parts);
-                self.to_follower(pid, FollowerMail::Loopback { epoch, parts });
+                self.mail_follower(pid, FollowerMail::Loopback { epoch, parts });
             } else {
                 if !owned.links.contains(&conn) || self.net.conns.get(&conn).is_none_or(|open| open.writing) {
                     return;
@@ -334,7 +336,8 @@ impl World {
                 Part::Message(message) => open.down_waiting.push_back(message),
                 Part::Batch { header, frames } => {
                     open.down_waiting.push_back(ToSession::Batch(header));
-                    open.down_waiting.extend(frames.iter().map(|shared| ToSession::Frame(shared.frame.clone())));
+                    open.down_waiting
+                        .extend(frames.iter().map(|shared| ToSession::Frame(shared.frame.clone())));
                 }
             }
         }
@@ -386,7 +389,9 @@ impl World {
         open.writing = false;
         let link = LinkId(conn.0);
         let now = self.now;
-        let Some(owned) = self.processes.get_mut(&pid).and_then(|process| process.owned.as_mut()) else { return };
+        let Some(owned) = self.processes.get_mut(&pid).and_then(|process| process.owned.as_mut()) else {
+            return;
+        };
         if owned.links.contains(&conn) {
             owned.awake.insert(link);
             self.written(pid, link, now);
@@ -437,7 +442,9 @@ impl World {
 
     /// What each link asked for, as the hub was told.
     fn note_interest(&mut self, pid: Pid, link: LinkId, message: &ToHub) {
-        let Some(owned) = self.processes.get_mut(&pid).and_then(|process| process.owned.as_mut()) else { return };
+        let Some(owned) = self.processes.get_mut(&pid).and_then(|process| process.owned.as_mut()) else {
+            return;
+        };
         let (own_keys, own_streams) = owned.interest.entry(link).or_default();
         match message {
             ToHub::Subscribe { keys, streams } => {

@@ -159,7 +159,9 @@ impl World {
             .feeds
             .iter()
             .enumerate()
-            .map(|(index, kind)| Feed::new(index, *kind, 1 + random.below(2) as usize, 2 + random.below(3) as usize))
+            .map(|(index, kind)| {
+                Feed::new(index, *kind, 1 + random.below(2) as usize, 2 + random.below(3) as usize)
+            })
             .collect();
         let seen = feeds.iter().map(|_| BTreeMap::new()).collect();
         let mut world = Self {
@@ -226,8 +228,13 @@ impl World {
             self.dispatch(event);
         }
         if self.violations.is_empty() {
-            let view =
-                View { disk: &self.disk, feeds: &self.feeds, now: self.now, step: self.step, seen: &self.seen };
+            let view = View {
+                disk: &self.disk,
+                feeds: &self.feeds,
+                now: self.now,
+                step: self.step,
+                seen: &self.seen,
+            };
             self.invariants.finish(&view, &mut self.violations);
         }
     }
@@ -285,7 +292,8 @@ impl World {
 
     /// Tells the invariants.
     pub fn tell(&mut self, fact: &Fact) {
-        let view = View { disk: &self.disk, feeds: &self.feeds, now: self.now, step: self.step, seen: &self.seen };
+        let view =
+            View { disk: &self.disk, feeds: &self.feeds, now: self.now, step: self.step, seen: &self.seen };
         self.invariants.observe(fact, &view, &mut self.violations);
     }
 
@@ -326,8 +334,10 @@ impl World {
         }
         let scarce = if point == Point::Effect { 20 } else { 1 };
         let focused = self.scenario.focus == Some(point) && self.random.chance(500);
-        let stop = self.scenario.point_stop > 0 && self.random.below(1000 * scarce) < u64::from(self.scenario.point_stop);
-        let kill = self.scenario.point_kill > 0 && self.random.below(1000 * scarce) < u64::from(self.scenario.point_kill);
+        let stop = self.scenario.point_stop > 0
+            && self.random.below(1000 * scarce) < u64::from(self.scenario.point_stop);
+        let kill = self.scenario.point_kill > 0
+            && self.random.below(1000 * scarce) < u64::from(self.scenario.point_kill);
         if kill && !focused {
             log!(self, "{} killed at {point:?}", pid.0);
             self.kill(pid);
@@ -344,7 +354,7 @@ impl World {
         self.next_pid += 1;
         let pid = Pid(self.next_pid);
         let session = SessionId(u128::from(self.next_pid) << 64 | (self.random.id() & 0xffff_ffff));
-        let seed = self.random.next();
+        let seed = self.random.draw();
         let process = Process {
             pid,
             session,

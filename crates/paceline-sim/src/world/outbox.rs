@@ -91,7 +91,7 @@ impl World {
         if !outbox.ready && !outbox.waiting.is_empty() {
             let unknown = SubmitOutcome::Unknown("the group's store cannot be written".to_owned());
             let results = outbox.waiting.drain(..).map(|submit| (submit.id, unknown.clone())).collect();
-            self.to_hub(pid, Some(reign), hub::Input::Stored(results));
+            self.mail_hub(pid, Some(reign), hub::Input::Stored(results));
         }
         let Some(process) = self.processes.get_mut(&pid) else { return };
         if let Some(to) = process.outbox.draining.take() {
@@ -101,7 +101,7 @@ impl World {
     }
 
     fn drain_hub(&mut self, pid: Pid, epoch: Epoch, to: SessionId) {
-        self.to_hub(pid, Some(epoch), hub::Input::Drain { to });
+        self.mail_hub(pid, Some(epoch), hub::Input::Drain { to });
     }
 
     /// The segments a reign adopts: the newest complete predecessor's own rows and what it adopted itself.
@@ -150,7 +150,9 @@ impl World {
                         old.sync();
                     }
                 }
-                self.disk.claims.sync();
+                if !self.scenario.claims_sync_lies {
+                    self.disk.claims.sync();
+                }
                 self.disk.names.sync();
                 self.point(pid, Point::DirectoriesSynced);
                 Some((self.sync_time(), Task::Adopt { stage: 2, epoch, kit, segments }))
@@ -188,7 +190,7 @@ impl World {
                 *high = (*high).max(id.seq);
             }
             process.outbox.known = rows.into_iter().map(|(id, (hash, _))| (id, hash)).collect();
-            self.to_election(pid, Input::Adopted { epoch, result });
+            self.mail_election(pid, Input::Adopted { epoch, result });
             self.maybe_collect(pid, epoch);
         }
         self.task_ended(pid);
@@ -207,7 +209,7 @@ impl World {
         for kit in std::mem::take(&mut process.outbox.ended) {
             self.release_kit(&kit);
         }
-        self.to_outbox(pid, OutboxMail::TaskEnded);
+        self.mail_outbox(pid, OutboxMail::TaskEnded);
     }
 
     pub(super) fn step_commit(&mut self, pid: Pid, mut commit: Commit) -> Option<(Duration, Task)> {
@@ -289,8 +291,11 @@ impl World {
         {
             process.outbox.ready = false;
         }
-        self.to_hub(pid, Some(commit.epoch), hub::Input::Stored(results));
-        self.to_election(pid, Input::StoreFailed { epoch: commit.epoch, why: "the write failed".to_owned() });
+        self.mail_hub(pid, Some(commit.epoch), hub::Input::Stored(results));
+        self.mail_election(
+            pid,
+            Input::StoreFailed { epoch: commit.epoch, why: "the write failed".to_owned() },
+        );
         self.task_ended(pid);
     }
 
@@ -298,7 +303,8 @@ impl World {
         let mut outcomes = commit.outcomes;
         if commit.check.unfenced {
             for submit in &commit.batch {
-                let acknowledged = outcomes.iter().any(|(id, o)| *id == submit.id && *o == SubmitOutcome::Acknowledged);
+                let acknowledged =
+                    outcomes.iter().any(|(id, o)| *id == submit.id && *o == SubmitOutcome::Acknowledged);
                 if acknowledged {
                     self.counters.add("acknowledged");
                     self.tell(&Fact::Acknowledged {
@@ -315,13 +321,13 @@ impl World {
             }
             self.counters.add_many("resumed_owner_nacked", outcomes.len() as u64);
         }
-        self.to_hub(pid, Some(commit.epoch), hub::Input::Stored(outcomes));
+        self.mail_hub(pid, Some(commit.epoch), hub::Input::Stored(outcomes));
         if !commit.check.unfenced {
             if let Some(process) = self.live(pid) {
                 process.outbox.ready = false;
             }
             let why = "found after a commit".to_owned();
-            self.to_election(pid, Input::Fenced { epoch: commit.epoch, why });
+            self.mail_election(pid, Input::Fenced { epoch: commit.epoch, why });
         }
         self.task_ended(pid);
     }
@@ -335,7 +341,8 @@ impl World {
         let outbox = &process.outbox;
         let Some(kit) = outbox.kit.as_ref().filter(|_| outbox.ready && !outbox.away) else { return };
         let (epoch, database, inode) = (outbox.epoch, kit.database, kit.inode);
-        let Some(segment) = self.disk.databases.get(&database).and_then(|db| db.segments.last().copied()) else {
+        let Some(segment) = self.disk.databases.get(&database).and_then(|db| db.segments.last().copied())
+        else {
             return;
         };
         let check = FenceCheck::new(epoch.0, inode);
@@ -350,8 +357,13 @@ impl World {
         fold.stage += 1;
         match stage {
             0 => {
-                let old = self.disk.names.get(fold.segment.database).and(self.disk.databases.get(&fold.segment.database));
-                let rows = old.map(|old| old.rows.iter().filter(|row| row.number <= fold.segment.bound).copied());
+                let old = self
+                    .disk
+                    .names
+                    .get(fold.segment.database)
+                    .and(self.disk.databases.get(&fold.segment.database));
+                let rows =
+                    old.map(|old| old.rows.iter().filter(|row| row.number <= fold.segment.bound).copied());
                 fold.rows = rows.into_iter().flatten().collect();
                 Some((self.random.micros(20, 500), Task::Fold(fold)))
             }

@@ -33,8 +33,12 @@ impl World {
         for listener in self.net.listeners.values_mut() {
             listener.path = crate::net::Path::Present;
         }
-        let stopped: Vec<Pid> =
-            self.processes.values().filter(|process| process.run == Run::Stopped).map(|process| process.pid).collect();
+        let stopped: Vec<Pid> = self
+            .processes
+            .values()
+            .filter(|process| process.run == Run::Stopped)
+            .map(|process| process.pid)
+            .collect();
         for pid in stopped {
             self.continue_process(pid);
         }
@@ -94,11 +98,15 @@ impl World {
         let Role::Primary { epoch, .. } = owner.role else { return None };
         for process in self.living() {
             let fits = match &process.role {
-                Role::Primary { epoch: own, .. } => process.pid == owner.pid && *own == epoch && process.synced,
-                Role::Follower { epoch: followed, .. } => *followed == epoch && process.synced,
-                Role::Joining | Role::Candidate { .. } | Role::Draining { .. } | Role::Blocked { .. } | Role::Left => {
-                    false
+                Role::Primary { epoch: own, .. } => {
+                    process.pid == owner.pid && *own == epoch && process.synced
                 }
+                Role::Follower { epoch: followed, .. } => *followed == epoch && process.synced,
+                Role::Joining
+                | Role::Candidate { .. }
+                | Role::Draining { .. }
+                | Role::Blocked { .. }
+                | Role::Left => false,
             };
             if !fits {
                 return Some(format!(
@@ -126,18 +134,26 @@ impl World {
             for key in &process.caller.keys {
                 let (shown, held) = (process.caller.shown.get(key), hub.get(key));
                 if shown != held.map(|held| &held.value) {
-                    return Some(format!("{} shows {key:?} as {shown:?}, the hub holds {held:?}", process.pid.0));
+                    return Some(format!(
+                        "{} shows {key:?} as {shown:?}, the hub holds {held:?}",
+                        process.pid.0
+                    ));
                 }
-                if let Some((feed, n)) = self.feeds.iter().find_map(|feed| feed.key_index(key).map(|n| (feed, n)))
+                if let Some((feed, n)) =
+                    self.feeds.iter().find_map(|feed| feed.key_index(key).map(|n| (feed, n)))
                     && shown != Some(&feed.value(n))
                 {
                     let latest = feed.versions[n];
-                    return Some(format!("{} shows {key:?} as {shown:?}, its version is {latest}", process.pid.0));
+                    return Some(format!(
+                        "{} shows {key:?} as {shown:?}, its version is {latest}",
+                        process.pid.0
+                    ));
                 }
             }
             for stream in &process.caller.streams {
                 let feed = self.feeds.iter().find_map(|feed| feed.stream_index(stream).map(|n| (feed, n)));
-                let last = feed.and_then(|(feed, n)| feed.log.iter().rev().find(|message| message.stream == n));
+                let last =
+                    feed.and_then(|(feed, n)| feed.log.iter().rev().find(|message| message.stream == n));
                 let delivered = process.caller.events.get(stream).copied();
                 if last.is_some_and(|last| delivered != Some(last.number)) {
                     return Some(format!(
@@ -160,11 +176,13 @@ impl World {
         let (owner, link) = match process.link {
             Link::None => return (true, Vec::new()),
             Link::Loopback { .. } => (Some(pid), LinkId(0)),
-            Link::Remote { conn, .. } => {
-                (self.net.conns.get(&conn).filter(|open| !open.server_closed).map(|open| open.server), LinkId(conn.0))
-            }
+            Link::Remote { conn, .. } => (
+                self.net.conns.get(&conn).filter(|open| !open.server_closed).map(|open| open.server),
+                LinkId(conn.0),
+            ),
         };
-        let Some(owner) = owner.and_then(|owner| self.processes.get(&owner)).filter(|owner| owner.alive()) else {
+        let Some(owner) = owner.and_then(|owner| self.processes.get(&owner)).filter(|owner| owner.alive())
+        else {
             return (true, Vec::new());
         };
         let Some(owned) = &owner.owned else { return (true, Vec::new()) };

@@ -9,12 +9,7 @@ use paceline_proto::{
     message::{Body, Frame, HeldEvent, Shared, ToHub, ToSession},
 };
 
-use crate::{
-    disk::Pid,
-    mutant::Mutant,
-    process::HubMail,
-    world::World,
-};
+use crate::{disk::Pid, mutant::Mutant, process::HubMail, world::World};
 
 impl World {
     /// What a session sends.
@@ -85,7 +80,9 @@ impl World {
     pub(super) fn tamper_parts(&mut self, pid: Pid, link: LinkId, parts: Vec<Part>) -> Vec<Part> {
         match self.mutant {
             Some(Mutant::NoGap) => parts.into_iter().map(without_gaps).collect(),
-            Some(Mutant::ConflationDropsOperationIds) => parts.into_iter().map(without_operation_ids).collect(),
+            Some(Mutant::ConflationDropsOperationIds) => {
+                parts.into_iter().map(without_operation_ids).collect()
+            }
             Some(Mutant::NewerEventsBeforeTail) => {
                 for part in &parts {
                     if let Part::Message(ToSession::WantTail { channel, .. }) = part {

@@ -88,7 +88,7 @@ impl World {
                 let complete = self.disk.highest_complete().0;
                 let known = if self.is(Mutant::EpochByClaimsAlone) { 0 } else { complete };
                 let listing = Listing { claim: seen, highest_complete: Epoch(known), too_new: None };
-                self.to_election(pid, Input::Listed(listing));
+                self.mail_election(pid, Input::Listed(listing));
                 self.point(pid, Point::Listed);
                 None
             }
@@ -126,8 +126,8 @@ impl World {
     }
 
     fn tell_kit(&mut self, pid: Pid, address: KitAddress) {
-        self.to_follower(pid, FollowerMail::In(follower::Input::KitReady(address.clone())));
-        self.to_election(pid, Input::KitMade(Ok(address)));
+        self.mail_follower(pid, FollowerMail::In(Box::new(follower::Input::KitReady(address.clone()))));
+        self.mail_election(pid, Input::KitMade(Ok(address)));
     }
 
     fn finish_kit(&mut self, pid: Pid, for_claim: Option<Epoch>) -> Option<(Duration, Task)> {
@@ -138,9 +138,9 @@ impl World {
             let why = "no space left on device".to_owned();
             match for_claim {
                 Some(epoch) => {
-                    self.to_election(pid, Input::Claimed { epoch, result: ClaimResult::Failed(why) });
+                    self.mail_election(pid, Input::Claimed { epoch, result: ClaimResult::Failed(why) });
                 }
-                None => self.to_election(pid, Input::KitMade(Err(why))),
+                None => self.mail_election(pid, Input::KitMade(Err(why))),
             }
             return None;
         }
@@ -189,7 +189,14 @@ impl World {
         }
     }
 
-    fn step_claim(&mut self, pid: Pid, stage: u8, epoch: Epoch, mut kit: Kit, linked: u64) -> Option<(Duration, Task)> {
+    fn step_claim(
+        &mut self,
+        pid: Pid,
+        stage: u8,
+        epoch: Epoch,
+        mut kit: Kit,
+        linked: u64,
+    ) -> Option<(Duration, Task)> {
         let result = match stage {
             0 => {
                 if self.is(Mutant::ReadBeforeClaim) {
@@ -228,7 +235,7 @@ impl World {
                 self.release_kit(&kit);
             }
         }
-        self.to_election(pid, Input::Claimed { epoch, result });
+        self.mail_election(pid, Input::Claimed { epoch, result });
         None
     }
 
@@ -242,7 +249,13 @@ impl World {
         self.point(pid, Point::ClaimWon);
     }
 
-    fn step_collect(&mut self, pid: Pid, stage: u8, epoch: u64, mut names: Vec<u64>) -> Option<(Duration, Task)> {
+    fn step_collect(
+        &mut self,
+        pid: Pid,
+        stage: u8,
+        epoch: u64,
+        mut names: Vec<u64>,
+    ) -> Option<(Duration, Task)> {
         if stage == 0 {
             let mut listed: Vec<u64> = self.disk.claims.entries().keys().copied().collect();
             listed.truncate(listed.len().saturating_sub(self.scenario.claims_kept));

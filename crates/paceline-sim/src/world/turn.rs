@@ -55,7 +55,9 @@ impl World {
         let steps = 1 + self.random.below(BURST);
         let mut cost = Duration::ZERO;
         for _ in 0..steps {
-            if self.processes.get(&pid).is_none_or(|process| process.run != Run::Running) || !self.step_process(pid) {
+            if self.processes.get(&pid).is_none_or(|process| process.run != Run::Running)
+                || !self.step_process(pid)
+            {
                 break;
             }
             cost += Duration::from_micros(2);
@@ -128,7 +130,9 @@ impl World {
         let Some(process) = self.processes.get_mut(&pid) else { return false };
         let gap = now.since(std::mem::replace(&mut process.last_wake, now));
         let Some((epoch, inode)) = process.reign.filter(|_| gap > OWNER_GAP) else { return false };
-        process.pending.push_back(Pending::Fence { check: FenceCheck::new(epoch, inode), then: AfterFence::Tell });
+        process
+            .pending
+            .push_back(Pending::Fence { check: FenceCheck::new(epoch, inode), then: AfterFence::Tell });
         true
     }
 

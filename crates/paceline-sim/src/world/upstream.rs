@@ -43,7 +43,7 @@ impl World {
     }
 
     fn after_drain(&mut self, pid: Pid, epoch: Epoch, to: SessionId) {
-        self.to_outbox(pid, OutboxMail::Drain { epoch, to });
+        self.mail_outbox(pid, OutboxMail::Drain { epoch, to });
     }
 
     fn open_channel(&mut self, pid: Pid, channel: &Channel, resume: Option<Position>) {
@@ -67,7 +67,9 @@ impl World {
         }
         let feeds: Vec<usize> = process.upstreams.keys().copied().collect();
         for feed in feeds {
-            if let Some(upstream) = self.processes.get_mut(&pid).and_then(|process| process.upstreams.get_mut(&feed)) {
+            if let Some(upstream) =
+                self.processes.get_mut(&pid).and_then(|process| process.upstreams.get_mut(&feed))
+            {
                 upstream.wanted = false;
                 upstream.token += 1;
             }
@@ -78,7 +80,9 @@ impl World {
     /// Drops the connection; the feed notices a little later.
     fn hang_up(&mut self, pid: Pid, feed: usize) {
         let delay = self.random.micros(50, 1500);
-        let Some(upstream) = self.processes.get_mut(&pid).and_then(|process| process.upstreams.get_mut(&feed)) else {
+        let Some(upstream) =
+            self.processes.get_mut(&pid).and_then(|process| process.upstreams.get_mut(&feed))
+        else {
             return;
         };
         upstream.pipe.clear();
@@ -88,7 +92,7 @@ impl World {
     }
 
     pub(super) fn upstream_connect_due(&mut self, pid: Pid, feed: usize, token: u64) {
-        self.to_socket(pid, SocketMail::Connect { channel: feed, token });
+        self.mail_socket(pid, SocketMail::Connect { channel: feed, token });
     }
 
     fn connect_upstream(&mut self, pid: Pid, feed: usize, token: u64) {
@@ -107,7 +111,8 @@ impl World {
                 self.retry_upstream(pid, feed, token);
             }
             Some(downs) => {
-                if let Some(upstream) = self.processes.get_mut(&pid).and_then(|p| p.upstreams.get_mut(&feed)) {
+                if let Some(upstream) = self.processes.get_mut(&pid).and_then(|p| p.upstreams.get_mut(&feed))
+                {
                     upstream.conn = Some(conn);
                     upstream.attempts = 0;
                 }
@@ -119,7 +124,9 @@ impl World {
     }
 
     fn retry_upstream(&mut self, pid: Pid, feed: usize, token: u64) {
-        let Some(upstream) = self.processes.get_mut(&pid).and_then(|process| process.upstreams.get_mut(&feed)) else {
+        let Some(upstream) =
+            self.processes.get_mut(&pid).and_then(|process| process.upstreams.get_mut(&feed))
+        else {
             return;
         };
         let wait = (RETRY_MS << upstream.attempts.min(10)).min(RETRY_MAX_MS);
@@ -131,7 +138,9 @@ impl World {
     fn feed_sends(&mut self, pid: Pid, feed: usize, down: Option<Down>) {
         let latency = self.random.micros(200, 3000);
         let now = self.now;
-        let Some(upstream) = self.processes.get_mut(&pid).and_then(|process| process.upstreams.get_mut(&feed)) else {
+        let Some(upstream) =
+            self.processes.get_mut(&pid).and_then(|process| process.upstreams.get_mut(&feed))
+        else {
             return;
         };
         let last = upstream.pipe.back().map_or(now, |(due, _)| *due);
@@ -141,20 +150,26 @@ impl World {
 
     fn arm_upstream(&mut self, pid: Pid, feed: usize) {
         let now = self.now;
-        let Some(upstream) = self.processes.get_mut(&pid).and_then(|process| process.upstreams.get_mut(&feed)) else {
+        let Some(upstream) =
+            self.processes.get_mut(&pid).and_then(|process| process.upstreams.get_mut(&feed))
+        else {
             return;
         };
-        let Some(due) = upstream.pipe.front().map(|(due, _)| *due).filter(|_| !upstream.armed) else { return };
+        let Some(due) = upstream.pipe.front().map(|(due, _)| *due).filter(|_| !upstream.armed) else {
+            return;
+        };
         upstream.armed = true;
         self.at(due.max(now), Event::UpstreamReadable(pid, feed));
     }
 
     pub(super) fn upstream_readable(&mut self, pid: Pid, feed: usize) {
-        let Some(upstream) = self.processes.get_mut(&pid).and_then(|process| process.upstreams.get_mut(&feed)) else {
+        let Some(upstream) =
+            self.processes.get_mut(&pid).and_then(|process| process.upstreams.get_mut(&feed))
+        else {
             return;
         };
         match upstream.conn {
-            Some(conn) => self.to_socket(pid, SocketMail::Read { channel: feed, conn }),
+            Some(conn) => self.mail_socket(pid, SocketMail::Read { channel: feed, conn }),
             None => upstream.armed = false,
         }
     }
@@ -169,7 +184,7 @@ impl World {
             match upstream.pipe.pop_front().and_then(|(_, down)| down) {
                 Some(Down::Opened { resumed }) => {
                     let channel = self.feeds[feed].channel.clone();
-                    self.to_hub(pid, Some(epoch), Input::ChannelOpened { channel, resumed });
+                    self.mail_hub(pid, Some(epoch), Input::ChannelOpened { channel, resumed });
                     self.tell_connection(pid, feed, ConnectionState::Live);
                 }
                 Some(Down::Changes { position, live, changes }) => {
@@ -178,7 +193,7 @@ impl World {
                     }
                     let channel = self.feeds[feed].channel.clone();
                     let publish = Input::Publish { channel, position, live, changes, trace: Trace::NONE };
-                    self.to_hub(pid, Some(epoch), publish);
+                    self.mail_hub(pid, Some(epoch), publish);
                 }
                 None => {
                     upstream.conn = None;
@@ -196,8 +211,9 @@ impl World {
         let Some(process) = self.processes.get(&pid) else { return };
         let epoch = process.socket_epoch;
         let upstream = self.feeds[feed].channel.0.clone();
-        let connection = Connection { upstream, state, transport: "sim".into(), attempts: 0, backoff_ms: None };
-        self.to_hub(pid, Some(epoch), Input::Connection(connection));
+        let connection =
+            Connection { upstream, state, transport: "sim".into(), attempts: 0, backoff_ms: None };
+        self.mail_hub(pid, Some(epoch), Input::Connection(connection));
     }
 
     pub(super) fn feed_tick(&mut self, feed: usize) {
@@ -212,20 +228,21 @@ impl World {
     pub(super) fn publish(&mut self, feed: usize) {
         let message = self.feeds[feed].publish(&mut self.random).clone();
         let down = self.feeds[feed].down(&message);
-        self.to_consumer(feed, down);
+        self.mail_consumer(feed, down);
     }
 
     /// One message for every stream, and one that sets every key.
     pub(super) fn publish_everything(&mut self, feed: usize) {
         let (streams, keys) = (self.feeds[feed].streams.len(), self.feeds[feed].keys.len());
         for n in 0..streams.max(keys) {
-            let message = self.feeds[feed].publish_exactly(&mut self.random, n % streams, Some(n % keys)).clone();
+            let message =
+                self.feeds[feed].publish_exactly(&mut self.random, n % streams, Some(n % keys)).clone();
             let down = self.feeds[feed].down(&message);
-            self.to_consumer(feed, down);
+            self.mail_consumer(feed, down);
         }
     }
 
-    fn to_consumer(&mut self, feed: usize, down: Down) {
+    fn mail_consumer(&mut self, feed: usize, down: Down) {
         let Some(consumer) = self.feeds[feed].consumer else { return };
         let connected = self
             .processes
@@ -242,7 +259,8 @@ impl World {
         let now = self.now;
         let suspended = self.suspended_until > now;
         let Some(consumer) = &mut self.feeds[feed].consumer else { return };
-        if self.processes.get(&consumer.pid).is_some_and(|process| process.run == Run::Running && !suspended) {
+        if self.processes.get(&consumer.pid).is_some_and(|process| process.run == Run::Running && !suspended)
+        {
             consumer.heard = now;
         } else if now.since(consumer.heard) > SILENCE {
             self.counters.add("consumer_silent");
@@ -273,7 +291,14 @@ impl World {
         self.after(latency, Event::FetchDone(pid, feed, key, epoch, base));
     }
 
-    pub(super) fn fetch_done(&mut self, pid: Pid, feed: usize, key: usize, epoch: Epoch, base: Option<Place>) {
+    pub(super) fn fetch_done(
+        &mut self,
+        pid: Pid,
+        feed: usize,
+        key: usize,
+        epoch: Epoch,
+        base: Option<Place>,
+    ) {
         let found = &self.feeds[feed];
         let version = Version::Number(found.versions[key]);
         if base.as_ref().is_none_or(|base| base.version <= version) {
@@ -283,7 +308,7 @@ impl World {
         let why = "the server was set back".to_owned();
         let reset = Input::Reset { key: found.keys[key].clone(), value, base, why, trace: Trace::NONE };
         self.counters.add("reset_found");
-        self.to_hub(pid, Some(epoch), reset);
+        self.mail_hub(pid, Some(epoch), reset);
     }
 
     pub(super) fn feed_drop(&mut self, feed: usize, conn: u64) {

@@ -1,0 +1,79 @@
+//! Values of the group and what each of them already includes.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    id::{Channel, Key, Mark, Position},
+    message::Held,
+};
+
+/// Where the channels stood for whoever held a value.
+pub(super) type Basis = Arc<BTreeMap<Channel, Position>>;
+
+/// A value of the cache.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) held: Held,
+    /// Its last `set`; a `merge` keeps it.
+    pub(super) set_at: Mark,
+    /// The channel message that wrote it last.
+    pub(super) written: Option<(Channel, Position)>,
+    /// What it included when this reign took it over.
+    pub(super) basis: Option<Basis>,
+}
+
+impl Entry {
+    /// Whether the effect of the channel's message at `at` is in the value.
+    pub(super) fn includes(&self, channel: &Channel, at: &Position) -> bool {
+        let written = self.written.as_ref().is_some_and(|(c, p)| c == channel && p.covers(at) == Some(true));
+        written
+            || self
+                .basis
+                .as_ref()
+                .and_then(|basis| basis.get(channel))
+                .is_some_and(|p| p.covers(at) == Some(true))
+    }
+
+    /// Whether there is a value, not only the mark of a Reset.
+    pub(super) fn has_value(&self) -> bool {
+        !self.held.value.is_empty()
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    entries: BTreeMap<Key, Entry>,
+}
+
+impl Cache {
+    pub(super) fn get(&self, key: &Key) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    pub(super) fn insert(&mut self, entry: Entry) {
+        self.entries.insert(entry.held.key.clone(), entry);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    /// The first entry at or after a key; strictly after it if `after`.
+    pub(super) fn next(&self, from: Option<&Key>) -> Option<&Entry> {
+        use std::ops::Bound;
+        let lower = from.map_or(Bound::Unbounded, Bound::Excluded);
+        self.entries.range::<Key, _>((lower, Bound::Unbounded)).next().map(|(_, entry)| entry)
+    }
+
+    /// Marks values at or under a key stale.
+    pub(super) fn invalidate(&mut self, prefix: &Key, exact: bool) {
+        let under = self.entries.range_mut(prefix.clone()..).take_while(|(key, _)| prefix.is_prefix_of(key));
+        for (_, entry) in under.filter(|(key, _)| !exact || *key == prefix) {
+            entry.held.invalidated = entry.has_value();
+        }
+    }
+}

@@ -1,0 +1,507 @@
+//! A new owner collects what survivors saw before it publishes anything newer, and decides where to resume.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Effect, Hub, channels::Mode, links::Slot, log::To};
+use crate::{
+    event::Event,
+    id::{Channel, LinkId, Mark, Position, SessionId, Stream, Trace},
+    limits::{KEY_MAX, RING_BYTES, RING_FRAMES, VALUE_MAX},
+    message::{Body, ChannelOffer, Gap, GapCause, HeldEvent, ToSession},
+    ring::{Floor, Kept},
+};
+
+/// Events of one upstream message, by stream.
+type Message = BTreeMap<Stream, Vec<HeldEvent>>;
+
+/// From where everybody must be served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Base {
+    /// Nobody has followed the channel.
+    Unknown,
+    /// Somebody followed it before its first message.
+    Start,
+    At(Position),
+}
+
+impl Base {
+    fn position(&self) -> Option<&Position> {
+        match self {
+            Self::At(at) => Some(at),
+            Self::Unknown | Self::Start => None,
+        }
+    }
+}
+
+/// A stretch of events that came from one session.
+#[derive(Debug, Clone)]
+struct Source {
+    /// It holds everything after this (`None` = since the channel began) …
+    from: Option<Position>,
+    /// … up to here …
+    covered: Position,
+    /// … of these streams (`None` = all).
+    streams: Option<BTreeSet<Stream>>,
+}
+
+impl Source {
+    fn reaches(&self, base: &Base) -> bool {
+        match &self.from {
+            None => true,
+            Some(from) => base.position().is_some_and(|at| at.covers(from) == Some(true)),
+        }
+    }
+}
+
+/// Which streams are whole between base and goal.
+#[derive(Debug, PartialEq, Eq)]
+enum Whole {
+    All,
+    Only(BTreeSet<Stream>),
+}
+
+#[derive(Debug)]
+struct Pull {
+    link: LinkId,
+    session: SessionId,
+    source: Source,
+    events: Vec<HeldEvent>,
+    bytes: usize,
+}
+
+/// What was collected for a channel.
+#[derive(Debug, Default)]
+pub(super) struct Collect {
+    /// Where the owner itself stands, if it must be served like everybody else.
+    own: Option<Position>,
+    messages: BTreeMap<u64, Message>,
+    sources: Vec<Source>,
+    /// Whom was asked, and from where on.
+    asked: BTreeMap<LinkId, Option<Position>>,
+    pull: Option<Pull>,
+}
+
+impl Collect {
+    /// What an owner brings that was no up-to-date heir: one source among others.
+    pub(super) fn with_own(
+        own: Option<Position>,
+        ring: Option<Floor>,
+        streams: BTreeSet<Stream>,
+        kept: Vec<Kept>,
+    ) -> Self {
+        let mut collect = Self { own: own.clone(), ..Self::default() };
+        let Some(covered) = own else { return collect };
+        let mut from = ring.map_or_else(|| Some(covered.clone()), |floor| floor.to_wire());
+        for kept in kept {
+            match kept {
+                Kept::Event(event) => collect.add(event),
+                Kept::Gap { gap, .. } => from = gap.upto.or_else(|| Some(covered.clone())),
+            }
+        }
+        collect.sources.push(Source { from, covered, streams: Some(streams) });
+        collect
+    }
+
+    fn add(&mut self, event: HeldEvent) {
+        let Some(number) = number(&event.origin.1) else { return };
+        let message = self.messages.entry(number).or_default();
+        // From one session at a time: what another one brought of this stream is the same.
+        let known = message.entry(event.stream.clone()).or_default();
+        if !known.iter().any(|other| other.mark == event.mark) {
+            known.push(event);
+        }
+    }
+}
+
+impl Hub {
+    /// Goes on with a channel's collection: asks the next survivor, or finishes.
+    pub(super) fn collect(&mut self, channel: &Channel, out: &mut Vec<Effect>) {
+        let Some(state) = self.channels.get(channel) else { return };
+        let Some(collect) = &state.collect else { return };
+        let late = self.now >= self.tail_deadline;
+        if collect.pull.is_some() && !late {
+            return;
+        }
+        if !late && let Some((slot, after, source)) = self.next_source(channel) {
+            self.ask_for_tail(channel, slot, after, source, out);
+            return;
+        }
+        if self.offers_done {
+            self.finish_collecting(channel, out);
+        }
+    }
+
+    pub(super) fn collect_all(&mut self, out: &mut Vec<Effect>) {
+        let channels: Vec<Channel> = self.channels.keys().cloned().collect();
+        for channel in channels {
+            self.collect(&channel, out);
+        }
+    }
+
+    /// The lowest place from which somebody must be served.
+    fn base(&self, channel: &Channel) -> Base {
+        let Some(state) = self.channels.get(channel) else { return Base::Unknown };
+        if let Some(at) = &state.position {
+            return Base::At(at.clone());
+        }
+        if self.began_at_start(channel) {
+            return Base::Start;
+        }
+        let mut base = match state.collect.as_ref().and_then(|collect| collect.own.clone()) {
+            Some(own) => Base::At(own),
+            None => Base::Unknown,
+        };
+        for (_, link) in self.links.iter() {
+            let claim = match link.offer.get(channel) {
+                Some(offer) => Base::At(offer.covered.clone()),
+                None if link.is_joined() && link.last != Mark::ZERO && !link.streams.is_empty() => {
+                    if link.last.epoch == self.epoch { Base::Unknown } else { Base::Start }
+                }
+                None => Base::Unknown,
+            };
+            base = lower(base, claim);
+        }
+        base
+    }
+
+    /// Whether the owner itself followed the channel before its first message.
+    fn began_at_start(&self, channel: &Channel) -> bool {
+        let followed = self.carried_last != Mark::ZERO && (self.complete || !self.own_streams.is_empty());
+        followed && !self.carried_basis.contains_key(channel)
+    }
+
+    /// The furthest place anybody reached, as far as it compares with the base.
+    fn goal(&self, channel: &Channel, base: &Base) -> Option<Position> {
+        let own = self.channels.get(channel).and_then(|state| state.collect.as_ref()?.own.as_ref());
+        let offers = self.links.iter().filter_map(|(_, link)| Some(&link.offer.get(channel)?.covered));
+        let mut goal: Option<&Position> = base.position();
+        for at in own.into_iter().chain(offers) {
+            let further = goal.is_none_or(|goal| at.covers(goal) == Some(true));
+            if further && number(at).is_some() {
+                goal = Some(at);
+            }
+        }
+        goal.cloned()
+    }
+
+    /// Which streams the sources so far hold without a hole.
+    fn whole(&self, sources: &[Source], base: &Base, goal: &Position) -> (Whole, bool) {
+        let good: Vec<&Source> =
+            sources.iter().filter(|source| source.covers(goal) && source.reaches(base)).collect();
+        if good.iter().any(|source| source.streams.is_none()) {
+            return (Whole::All, true);
+        }
+        let held: BTreeSet<Stream> =
+            good.iter().flat_map(|source| source.streams.iter().flatten()).cloned().collect();
+        let mut wanted = self.links.subscribed_streams();
+        wanted.extend(self.own_streams.iter().cloned());
+        let enough = wanted.is_subset(&held);
+        (Whole::Only(held), enough)
+    }
+
+    /// The next survivor worth asking: the most advanced first, up-to-date heirs before others.
+    fn next_source(&self, channel: &Channel) -> Option<(Slot, Option<Position>, Source)> {
+        let state = self.channels.get(channel)?;
+        let collect = state.collect.as_ref()?;
+        let base = self.base(channel);
+        if state.mode == Mode::Waiting && base != Base::Start {
+            // The upstream repeats everything after the base.
+            return None;
+        }
+        let goal = self.goal(channel, &base)?;
+        if base == Base::Unknown || base.position() == Some(&goal) {
+            return None;
+        }
+        if self.whole(&collect.sources, &base, &goal).1 {
+            return None;
+        }
+        let mut best: Option<(Slot, &ChannelOffer)> = None;
+        for (slot, link) in self.links.iter() {
+            let Some(offer) = link.offer.get(channel).filter(|_| link.is_joined()) else { continue };
+            let ahead = base.position().is_none_or(|at| at.covers(&offer.covered) == Some(false));
+            let asked = collect.asked.get(&link.id).is_some_and(|from| match (from, base.position()) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(from), Some(at)) => at.covers(from) == Some(true),
+            });
+            let better = best.is_none_or(|(_, other)| {
+                let further = offer.covered.covers(&other.covered) == Some(true);
+                let equal = other.covered.covers(&offer.covered) == Some(true);
+                further && (!equal || (offer.complete && !other.complete))
+            });
+            if ahead && !asked && better {
+                best = Some((slot, offer));
+            }
+        }
+        let (slot, offer) = best?;
+        let after = base.position().cloned();
+        let reaches = Floor::from_wire(offer.ring_after.clone()).reaches(after.as_ref());
+        let from = if reaches { after.clone() } else { offer.ring_after.clone() };
+        let streams = (!offer.complete).then(|| self.links.get(slot).map(|link| link.streams.clone()));
+        let source = Source { from, covered: offer.covered.clone(), streams: streams.flatten() };
+        Some((slot, after, source))
+    }
+
+    fn ask_for_tail(
+        &mut self,
+        channel: &Channel,
+        slot: Slot,
+        after: Option<Position>,
+        source: Source,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(link) = self.links.get(slot) else { return };
+        let (id, session) = (link.id, link.session);
+        let Some(collect) = self.channels.get_mut(channel).and_then(|state| state.collect.as_mut()) else {
+            return;
+        };
+        collect.asked.insert(id, after.clone());
+        collect.pull = Some(Pull { link: id, session, source, events: Vec::new(), bytes: 0 });
+        self.tell(slot, ToSession::WantTail { channel: channel.clone(), after }, out);
+    }
+
+    /// A piece of a tail. The text says what is wrong with it.
+    pub(super) fn tail_came(
+        &mut self,
+        link: LinkId,
+        channel: &Channel,
+        events: Vec<HeldEvent>,
+        end: bool,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), &'static str> {
+        let collect = self.channels.get_mut(channel).and_then(|state| state.collect.as_mut());
+        let Some(collect) =
+            collect.filter(|collect| collect.pull.as_ref().is_some_and(|pull| pull.link == link))
+        else {
+            // It came too late to be of use.
+            return Ok(());
+        };
+        let Some(pull) = &mut collect.pull else { return Ok(()) };
+        for event in events {
+            let fits = event.stream.0.len() <= KEY_MAX && event.data.len() <= VALUE_MAX;
+            if !fits || event.origin.0 != *channel {
+                return Err("an event that does not belong in the tail");
+            }
+            pull.bytes += 96 + event.data.len();
+            pull.events.push(event);
+        }
+        if pull.events.len() > RING_FRAMES || pull.bytes > RING_BYTES + VALUE_MAX {
+            return Err("a tail longer than a ring");
+        }
+        if end && let Some(pull) = collect.pull.take() {
+            let before = collect.messages.values().flat_map(BTreeMap::values).map(Vec::len).sum::<usize>();
+            for event in pull.events {
+                collect.add(event);
+            }
+            let after = collect.messages.values().flat_map(BTreeMap::values).map(Vec::len).sum::<usize>();
+            collect.sources.push(pull.source);
+            self.stats.tails += 1;
+            out.push(Effect::Event(Event::TailPulled {
+                channel: channel.clone(),
+                from: pull.session,
+                events: (after - before) as u64,
+            }));
+            self.collect(channel, out);
+        }
+        Ok(())
+    }
+
+    /// The survivor asked is gone: the next one is asked.
+    pub(super) fn tail_lost(&mut self, link: LinkId, out: &mut Vec<Effect>) {
+        let asked = |state: &super::channels::ChannelState| {
+            state
+                .collect
+                .as_ref()
+                .and_then(|collect| collect.pull.as_ref())
+                .is_some_and(|pull| pull.link == link)
+        };
+        let channels: Vec<Channel> = self
+            .channels
+            .iter()
+            .filter(|(_, state)| asked(state))
+            .map(|(channel, _)| channel.clone())
+            .collect();
+        for channel in channels {
+            if let Some(collect) = self.channels.get_mut(&channel).and_then(|state| state.collect.as_mut()) {
+                collect.pull = None;
+            }
+            self.collect(&channel, out);
+        }
+    }
+
+    /// Publishes what was collected and goes over to the upstream.
+    pub(super) fn finish_collecting(&mut self, channel: &Channel, out: &mut Vec<Effect>) {
+        let base = self.base(channel);
+        let goal = self.goal(channel, &base);
+        let hopeless = self.nobody_awaited();
+        let Some(state) = self.channels.get_mut(channel) else { return };
+        let Some(collect) = state.collect.take() else { return };
+        let mode = state.mode;
+        if mode == Mode::Waiting && goal.is_none() && !hopeless {
+            // Only an offer can tell where the channel stands.
+            state.collect = Some(collect);
+            return;
+        }
+        if state.position.is_none() {
+            state.position = base.position().cloned();
+            let floor = base.position().map_or(Floor::Start, |at| Floor::After(at.clone()));
+            self.rings.set_floor(channel.clone(), floor);
+            state.applied_from.clone_from(&state.position);
+            state.applied_upto.clone_from(&state.position);
+            state.moved_at = self.log.end().next();
+        }
+        state.horizon = goal.clone();
+        if let Some(goal) = goal.filter(|goal| base != Base::Unknown && base.position() != Some(goal)) {
+            let (whole, enough) = self.whole(&collect.sources, &base, &goal);
+            let wanted = match mode {
+                Mode::Collecting => true,
+                // The upstream repeats everything after the base, for those too who lack values.
+                Mode::Waiting => base == Base::Start,
+                Mode::Flowing => enough,
+            };
+            if wanted {
+                self.publish_collected(channel, collect, &base, goal, whole, out);
+            }
+        }
+        let Some(state) = self.channels.get_mut(channel) else { return };
+        state.mode = Mode::Flowing;
+        match mode {
+            Mode::Waiting => {
+                if state.position.as_ref().is_some_and(|at| !state.resumes_at(at)) {
+                    self.lose_continuity(channel, out);
+                }
+                self.open(channel, out);
+            }
+            Mode::Collecting => self.lose_continuity(channel, out),
+            Mode::Flowing => {}
+        }
+        self.publish_buffered(channel, out);
+    }
+
+    /// Publishes collected events after the base, in order; links that miss streams of them are shown a gap first.
+    fn publish_collected(
+        &mut self,
+        channel: &Channel,
+        collect: Collect,
+        base: &Base,
+        goal: Position,
+        whole: Whole,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Whole::Only(streams) = &whole {
+            let lacking: Vec<Slot> = self
+                .links
+                .iter()
+                .filter(|(_, link)| link.is_joined() && !link.streams.is_subset(streams))
+                .filter(|(_, link)| {
+                    link.offer.get(channel).is_none_or(|offer| offer.covered.covers(&goal) != Some(true))
+                })
+                .map(|(slot, _)| slot)
+                .collect();
+            for slot in lacking {
+                let gap = Gap {
+                    channel: channel.clone(),
+                    after: base.position().cloned(),
+                    upto: Some(goal.clone()),
+                    why: GapCause::Upstream,
+                };
+                self.private_gap(slot, gap, out);
+            }
+        }
+        let first = base.position().and_then(number);
+        let news =
+            collect.messages.into_iter().filter(|(number, _)| first.is_none_or(|first| *number > first));
+        for (_, message) in news {
+            let mut events: Vec<HeldEvent> = message.into_values().flatten().collect();
+            events.sort_by_key(|event| event.mark);
+            let mut atom = self.log.atom(Trace::NONE);
+            for event in events {
+                let HeldEvent { origin, stream, data, .. } = event;
+                let kept = HeldEvent {
+                    mark: atom.mark(),
+                    origin: origin.clone(),
+                    stream: stream.clone(),
+                    data: data.clone(),
+                };
+                self.rings.push(Kept::Event(kept), self.now);
+                if let Some(state) = self.channels.get_mut(channel) {
+                    state.position = Some(origin.1.clone());
+                    state.moved_at = atom.mark().offset;
+                }
+                atom.push(Body::Event { stream, data }, Some(origin), None, To::All);
+            }
+            self.commit(atom, out);
+        }
+        if let Whole::Only(streams) = whole {
+            self.rings.add_thin(channel.clone(), goal.clone(), streams);
+        }
+        if let Some(state) = self.channels.get_mut(channel) {
+            state.position = Some(goal);
+            state.moved_at = self.log.end().next();
+        }
+    }
+
+    /// Whether nobody is left on the list from whom an offer could come.
+    fn nobody_awaited(&self) -> bool {
+        self.members.all_offered() || (!self.members.is_known() && self.offers_done)
+    }
+}
+
+impl Source {
+    fn covers(&self, goal: &Position) -> bool {
+        self.covered.covers(goal) == Some(true)
+    }
+}
+
+/// The lower of two claims; of two that do not compare the first.
+fn lower(a: Base, b: Base) -> Base {
+    match (a, b) {
+        (Base::Unknown, other) | (other, Base::Unknown) => other,
+        (Base::Start, _) | (_, Base::Start) => Base::Start,
+        (Base::At(a), Base::At(b)) => {
+            if b.covers(&a) == Some(false) {
+                Base::At(b)
+            } else {
+                Base::At(a)
+            }
+        }
+    }
+}
+
+/// Order of positions within one history.
+fn number(at: &Position) -> Option<u64> {
+    match at {
+        Position::Seq { offset, .. } => Some(*offset),
+        Position::Local { n, .. } => Some(*n),
+        Position::Opaque(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(offset: u64) -> Base {
+        Base::At(Position::Seq { epoch: "a".into(), offset })
+    }
+
+    #[test]
+    fn the_lowest_claim_wins_and_the_start_is_lowest() {
+        assert_eq!(lower(at(5), at(3)), at(3));
+        assert_eq!(lower(at(3), at(5)), at(3));
+        assert_eq!(lower(Base::Unknown, at(5)), at(5));
+        assert_eq!(lower(at(5), Base::Start), Base::Start);
+        let elsewhere = Base::At(Position::Opaque("x".into()));
+        assert_eq!(lower(at(5), elsewhere), at(5));
+    }
+
+    #[test]
+    fn a_source_reaches_back_only_to_where_its_ring_begins() {
+        let seq = |offset| Position::Seq { epoch: "a".into(), offset };
+        let source = |from| Source { from, covered: seq(9), streams: None };
+        assert!(source(Some(seq(4))).reaches(&at(4)));
+        assert!(!source(Some(seq(5))).reaches(&at(4)));
+        assert!(!source(Some(seq(1))).reaches(&Base::Start));
+        assert!(source(None).reaches(&Base::Start));
+    }
+}

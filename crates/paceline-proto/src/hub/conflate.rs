@@ -1,0 +1,199 @@
+//! What a slow link gets instead of its queue: the latest value of each key that changed, gaps for its events.
+//!
+//! **Invariant:** a value travels with every operation whose effect is in it, in one batch; otherwise a session that
+//! takes over between the two would apply the operation again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    Context,
+    link::{Item, Link},
+};
+use crate::{
+    id::{Channel, Key, Offset, Position, Trace},
+    message::{Batch, Body, Frame, Gap, GapCause, HeldOp, Operation, Shared},
+};
+
+/// A stretch of the log in conflated form: (after, upto], in one or more batches of which only the last moves.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    pub(super) upto: Offset,
+    keys: BTreeSet<Key>,
+    gaps: BTreeMap<Channel, Gap>,
+    /// Operations without a value of their own.
+    ops: BTreeMap<Offset, HeldOp>,
+    connections: BTreeSet<Arc<str>>,
+    positions: BTreeMap<Channel, Position>,
+    /// A batch of it was handed out.
+    started: bool,
+}
+
+impl Round {
+    fn fold(&mut self, frame: &Frame, link: &Link) {
+        match &frame.body {
+            Body::Value(held) => self.key(&held.key, link),
+            Body::Reset { key, .. } => self.key(key, link),
+            Body::Invalidate { key, .. } => {
+                let under = link.keys.range(key.clone()..).take_while(|other| key.is_prefix_of(other));
+                self.keys.extend(under.cloned());
+            }
+            Body::Event { stream, .. } => {
+                if let Some((channel, _)) = frame.origin.as_ref().filter(|_| link.streams.contains(stream)) {
+                    self.lose(channel, link.told.get(channel).cloned());
+                }
+            }
+            Body::Gap(gap) => self.upstream_gap(gap),
+            Body::Connection(connection) => drop(self.connections.insert(connection.upstream.clone())),
+            Body::Nothing => {}
+        }
+        let alone = frame.op.as_ref().filter(|op| {
+            matches!(frame.body, Body::Nothing) || matches!(op.operation, Operation::Invalidate { .. })
+        });
+        if let Some(op) = alone {
+            self.ops.insert(frame.offset, op.clone());
+        }
+    }
+
+    fn key(&mut self, key: &Key, link: &Link) {
+        if link.keys.contains(key) {
+            self.keys.insert(key.clone());
+        }
+    }
+
+    /// An event is left out.
+    fn lose(&mut self, channel: &Channel, after: Option<Position>) {
+        let gap = Gap { channel: channel.clone(), after, upto: None, why: GapCause::SlowReader };
+        // After a gap that was there before, the end of both is not known.
+        self.gaps.entry(channel.clone()).or_insert(gap).upto = None;
+    }
+
+    fn upstream_gap(&mut self, gap: &Gap) {
+        match self.gaps.get_mut(&gap.channel) {
+            Some(known) => *known = Gap { after: known.after.clone(), ..gap.clone() },
+            None => drop(self.gaps.insert(gap.channel.clone(), gap.clone())),
+        }
+    }
+
+    /// The round now reaches the end of the log.
+    fn extend(&mut self, upto: Offset, positions: BTreeMap<Channel, Position>) {
+        self.upto = upto;
+        for (channel, gap) in self.gaps.iter_mut().filter(|(_, gap)| gap.why == GapCause::SlowReader) {
+            gap.upto = positions.get(channel).cloned();
+        }
+        self.positions = positions;
+    }
+}
+
+impl Link {
+    /// Folds every queued frame into rounds, one for each stretch between snapshots. `positions` = where the channels
+    /// stand for this link at the end of the log. Returns the number of frames left out.
+    pub(super) fn conflate(&mut self, end: Offset, positions: &BTreeMap<Channel, Position>) -> u64 {
+        let queue = std::mem::take(&mut self.queue);
+        let mut folded = 0;
+        let mut kept = std::collections::VecDeque::with_capacity(queue.len());
+        // Where in `kept` the open round of this stretch is.
+        let mut open: Option<usize> = None;
+        for item in queue {
+            match item {
+                Item::Frame { shared, .. } => {
+                    folded += 1;
+                    let at = *open.get_or_insert_with(|| {
+                        kept.push_back(Item::Round(Box::default()));
+                        kept.len() - 1
+                    });
+                    if let Some(Item::Round(round)) = kept.get_mut(at) {
+                        round.fold(&shared.frame, self);
+                    }
+                }
+                Item::Job(job) => {
+                    close(&mut kept, open.take(), job.at, positions);
+                    kept.push_back(Item::Job(job));
+                }
+                Item::Round(round) => {
+                    if !round.started {
+                        open = Some(kept.len());
+                    }
+                    kept.push_back(Item::Round(round));
+                }
+                Item::Message { .. } => kept.push_back(item),
+                Item::Flush { .. } => {}
+            }
+        }
+        close(&mut kept, open, end, positions);
+        self.queue = kept;
+        self.frames = 0;
+        self.bytes = 0;
+        self.conflated = true;
+        self.dropped += folded;
+        folded
+    }
+}
+
+fn close(
+    kept: &mut std::collections::VecDeque<Item>,
+    open: Option<usize>,
+    upto: Offset,
+    positions: &BTreeMap<Channel, Position>,
+) {
+    if let Some(Item::Round(round)) = open.and_then(|at| kept.get_mut(at)) {
+        round.extend(upto, positions.clone());
+    }
+}
+
+/// The next batch of a round; the second is true when it was the last.
+pub(super) fn next_batch(
+    round: &mut Round,
+    link_sent: Offset,
+    budget: usize,
+    context: &Context<'_>,
+) -> (Batch, Vec<Arc<Shared>>, bool) {
+    round.started = true;
+    let mut frames = Vec::new();
+    let mut bytes = 0;
+    while bytes < budget
+        && let Some(key) = round.keys.pop_first()
+    {
+        for frame in latest(&key, link_sent, round.upto, context) {
+            bytes += frame.size;
+            frames.push(frame);
+        }
+    }
+    let last = round.keys.is_empty();
+    if last {
+        let connections = std::mem::take(&mut round.connections);
+        let connections = connections.iter().filter_map(|name| context.connections.get(name));
+        let bodies = connections.map(|c| Body::Connection(c.clone()));
+        let gaps = std::mem::take(&mut round.gaps).into_values().map(Body::Gap);
+        frames.extend(bodies.chain(gaps).map(|body| single(round.upto, body, None)));
+        let ops = std::mem::take(&mut round.ops);
+        frames.extend(ops.into_iter().map(|(offset, op)| single(offset, Body::Nothing, Some(op))));
+    }
+    let header = Batch {
+        epoch: context.epoch,
+        after: link_sent,
+        upto: if last { round.upto } else { link_sent },
+        positions: if last { std::mem::take(&mut round.positions).into_iter().collect() } else { Vec::new() },
+        count: u32::try_from(frames.len()).unwrap_or(u32::MAX),
+        ack_now: false,
+        conflated: true,
+    };
+    (header, frames, last)
+}
+
+/// The value of a key as it is now, after the operations that made it.
+fn latest(key: &Key, sent: Offset, upto: Offset, context: &Context<'_>) -> Vec<Arc<Shared>> {
+    let Some(entry) = context.cache.get(key) else { return Vec::new() };
+    let news = context.ops.of_key(key).filter(|(mark, _)| mark.epoch == context.epoch && mark.offset > sent);
+    let mut frames: Vec<_> =
+        news.map(|(mark, op)| single(mark.offset, Body::Nothing, Some(op.clone()))).collect();
+    frames.push(single(upto, Body::Value(entry.held.clone()), None));
+    frames
+}
+
+/// A frame for one link only.
+pub(super) fn single(offset: Offset, body: Body, op: Option<HeldOp>) -> Arc<Shared> {
+    Shared::new(Frame { offset, trace: Trace::NONE, origin: None, op, ends_atom: true, body })
+}

@@ -1,0 +1,124 @@
+//! Heirs: the links that hold everything and may claim first.
+
+use super::{
+    Effect, Hub,
+    link::{Heirship, Item, Link},
+    links::{Slot, wake},
+    log::To,
+    snapshot::{Job, Keys},
+};
+use crate::{
+    event::Event,
+    id::{Offset, Trace},
+    limits::HEIRS,
+    message::{Body, Heir, Rank, ToSession},
+};
+
+impl Hub {
+    /// Appoints and dismisses so that the best `HEIRS` links are heirs: preferred ones, then those that are heirs
+    /// already, then the longest joined.
+    pub(super) fn choose_heirs(&mut self, out: &mut Vec<Effect>) {
+        if self.drain.is_some() {
+            return;
+        }
+        let eligible = |link: &Link| {
+            link.remote
+                && link.is_joined()
+                && link.rank > Rank::Observer
+                && !link.conflated
+                && link.lag.is_empty()
+        };
+        let mut ranked: Vec<_> = self.links.iter().filter(|(_, link)| eligible(link)).collect();
+        ranked.sort_by_key(|(_, link)| (std::cmp::Reverse((link.rank, link.heir.is_some())), link.arrival));
+        let chosen: Vec<Slot> = ranked.into_iter().take(HEIRS).map(|(slot, _)| slot).collect();
+        let heirs: Vec<Slot> = self.links.heirs().map(|(slot, _)| slot).collect();
+        for slot in heirs.iter().filter(|slot| !chosen.contains(slot)) {
+            self.dismiss(*slot, out);
+        }
+        for slot in chosen.iter().filter(|slot| !heirs.contains(slot)) {
+            self.appoint(*slot, out);
+        }
+    }
+
+    fn appoint(&mut self, slot: Slot, out: &mut Vec<Effect>) {
+        let at = self.log.end();
+        let (kept, rings) = self.rings.above(self.members.stable());
+        let Some(link) = self.links.get(slot) else { return };
+        let job = Job {
+            complete: true,
+            keys: Keys::All,
+            kept: kept.into(),
+            ops: self.ops.invalidations().map(|(mark, op)| (mark, op.clone())).collect(),
+            connections: self.connections.values().cloned().collect(),
+            positions: self.positions_for(link).into_iter().collect(),
+            rings,
+            applied: self.ops.applied(),
+            ..Job::empty(at)
+        };
+        let Some(link) = self.links.get_mut(slot) else { return };
+        link.heir = Some(Heirship { counted_at: at.next(), current: false });
+        link.push_message(at, ToSession::Appointed);
+        link.queue.push_back(Item::Job(Box::new(job)));
+        let session = link.session;
+        wake(link, out);
+        self.links.set_heir(slot, true);
+        out.push(Effect::Event(Event::HeirAppointed { session }));
+        // A frame of its own, so that an acknowledgement of it can only follow the snapshot.
+        let mut atom = self.log.atom(Trace::NONE);
+        atom.push(Body::Nothing, None, None, To::All);
+        self.commit(atom, out);
+    }
+
+    pub(super) fn dismiss(&mut self, slot: Slot, out: &mut Vec<Effect>) {
+        self.links.set_heir(slot, false);
+        let at = self.log.end();
+        let Some(link) = self.links.get_mut(slot) else { return };
+        if link.heir.take().is_none() {
+            return;
+        }
+        // What it was still to get as an heir is of no use now.
+        let appointed = |item: &Item| matches!(item, Item::Message { message: ToSession::Appointed, .. });
+        link.messages -= link.queue.iter().filter(|item| appointed(item)).count();
+        link.queue.retain(|item| !appointed(item) && !matches!(item, Item::Job(job) if job.complete));
+        link.push_message(at, ToSession::Dismissed);
+        let session = link.session;
+        wake(link, out);
+        out.push(Effect::Event(Event::HeirDismissed { session }));
+        self.answer_waiting_ops(out);
+    }
+
+    /// An heir acknowledged.
+    pub(super) fn heir_acked(&mut self, slot: Slot, offset: Offset, out: &mut Vec<Effect>) {
+        let Some(link) = self.links.get_mut(slot) else { return };
+        let Some(heir) = &mut link.heir else { return };
+        if !heir.current && offset >= heir.counted_at {
+            heir.current = true;
+            let session = link.session;
+            out.push(Effect::Event(Event::HeirCurrent { session }));
+        }
+        self.answer_waiting_ops(out);
+    }
+
+    /// The furthest acknowledgement of a current heir.
+    pub(super) fn heirs_hold(&self) -> Option<Offset> {
+        self.links
+            .heirs()
+            .filter(|(_, link)| link.is_current_heir())
+            .map(|(_, link)| link.acked)
+            .max()
+            .flatten()
+    }
+
+    /// The heirs as told in pings, first in line first.
+    pub fn heirs(&self) -> Vec<Heir> {
+        let mut heirs: Vec<_> = self.links.heirs().map(|(_, link)| link).collect();
+        heirs.sort_by_key(|link| (std::cmp::Reverse((link.is_current_heir(), link.rank)), link.arrival));
+        let heir = |link: &Link| Heir {
+            session: link.session,
+            kit: link.kit.clone(),
+            current: link.is_current_heir(),
+            rank: link.rank,
+        };
+        heirs.into_iter().map(heir).collect()
+    }
+}

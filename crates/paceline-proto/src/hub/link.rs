@@ -1,0 +1,189 @@
+//! One link: who is at its end, what it wants, where it stands, and what is queued for it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use super::{conflate::Round, snapshot::Job};
+use crate::{
+    id::{Channel, Key, LinkId, Mark, Offset, Position, SessionId, Stream},
+    limits::{LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES},
+    message::{ChannelOffer, Hello, KitAddress, Rank, Shared, ToSession},
+    ring::Streams,
+    time::Time,
+};
+
+/// How far a link is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Welcomed; its interest and offers are coming in.
+    Offering,
+    /// Its snapshot or delta is queued; it gets every frame of its interest.
+    Joined,
+}
+
+/// Something queued for a link, in the order it is sent.
+#[derive(Debug)]
+pub(super) enum Item {
+    Message {
+        at: Offset,
+        message: ToSession,
+    },
+    Frame {
+        shared: Arc<Shared>,
+        atom_end: Offset,
+    },
+    Job(Box<Job>),
+    Round(Box<Round>),
+    /// An empty batch up to `at`, so that position and acknowledgement of an uninterested link move on.
+    Flush {
+        at: Offset,
+        ack_now: bool,
+    },
+}
+
+impl Item {
+    /// Where the batch before it ends; `None` for frames, which belong to that batch.
+    pub(super) fn at(&self) -> Option<Offset> {
+        match self {
+            Self::Message { at, .. } | Self::Flush { at, .. } => Some(*at),
+            Self::Job(job) => Some(job.at),
+            Self::Round(round) => Some(round.upto),
+            Self::Frame { .. } => None,
+        }
+    }
+}
+
+/// Heirship of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Heirship {
+    /// The first frame after its full snapshot: who acknowledged it has all shared state.
+    pub(super) counted_at: Offset,
+    pub(super) current: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) id: LinkId,
+    pub(super) session: SessionId,
+    pub(super) label: String,
+    pub(super) pid: u32,
+    pub(super) rank: Rank,
+    pub(super) remote: bool,
+    /// Order of arrival: the longest joined becomes heir first.
+    pub(super) arrival: u64,
+    /// What Hello said.
+    pub(super) last: Mark,
+    pub(super) phase: Phase,
+    pub(super) heir: Option<Heirship>,
+    pub(super) kit: Option<KitAddress>,
+    pub(super) keys: BTreeSet<Key>,
+    pub(super) streams: BTreeSet<Stream>,
+    pub(super) queue: VecDeque<Item>,
+    pub(super) frames: usize,
+    pub(super) bytes: usize,
+    /// Messages queued; a peer that asks without reading is bounded by this.
+    pub(super) messages: usize,
+    /// End of the last batch or snapshot handed to the transport.
+    pub(super) sent: Offset,
+    pub(super) acked: Option<Offset>,
+    pub(super) offer: BTreeMap<Channel, ChannelOffer>,
+    /// Channels whose events it gets from a replay, and where it stands there.
+    pub(super) lag: BTreeMap<Channel, Position>,
+    /// Channels whose position it must be told although they did not move.
+    pub(super) forced: BTreeSet<Channel>,
+    /// Where it was told that the channels stand.
+    pub(super) told: BTreeMap<Channel, Position>,
+    /// It was queued a gap of its own, which a delta from the log would lack.
+    pub(super) had_private: bool,
+    pub(super) conflated: bool,
+    pub(super) caught_up: bool,
+    /// Frames left out so far.
+    pub(super) dropped: u64,
+    pub(super) writing: Option<Time>,
+    pub(super) woken: bool,
+    /// Requests that wait here, unanswered: count and bytes.
+    pub(super) waiting: (usize, usize),
+    /// Keys wanted from its offer.
+    pub(super) wanted: usize,
+    /// Tail messages still accepted from it, bytes.
+    pub(super) members_told: u64,
+}
+
+impl Link {
+    pub(super) fn new(id: LinkId, hello: &Hello, remote: bool, arrival: u64) -> Self {
+        Self {
+            id,
+            session: hello.session,
+            label: hello.label.clone(),
+            pid: hello.pid,
+            rank: hello.rank,
+            remote,
+            arrival,
+            last: hello.last,
+            phase: Phase::Offering,
+            heir: None,
+            kit: None,
+            keys: BTreeSet::new(),
+            streams: BTreeSet::new(),
+            queue: VecDeque::new(),
+            frames: 0,
+            bytes: 0,
+            messages: 0,
+            sent: Offset::ZERO,
+            acked: None,
+            offer: BTreeMap::new(),
+            lag: BTreeMap::new(),
+            forced: BTreeSet::new(),
+            told: BTreeMap::new(),
+            had_private: false,
+            conflated: false,
+            caught_up: false,
+            dropped: 0,
+            writing: None,
+            woken: false,
+            waiting: (0, 0),
+            wanted: 0,
+            members_told: 0,
+        }
+    }
+
+    pub(super) fn is_joined(&self) -> bool {
+        self.phase == Phase::Joined
+    }
+
+    pub(super) fn is_current_heir(&self) -> bool {
+        self.heir.is_some_and(|heir| heir.current)
+    }
+
+    /// Which events it gets.
+    pub(super) fn interest(&self) -> Streams<'_> {
+        if self.heir.is_some() { Streams::All } else { Streams::Only(&self.streams) }
+    }
+
+    pub(super) fn has_output(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Queues a frame. True when the queue passed its bound.
+    pub(super) fn push_frame(&mut self, shared: Arc<Shared>, atom_end: Offset) -> bool {
+        self.frames += 1;
+        self.bytes += shared.size;
+        self.queue.push_back(Item::Frame { shared, atom_end });
+        self.is_over()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.frames > LINK_QUEUE_FRAMES || self.bytes > LINK_QUEUE_BYTES
+    }
+
+    pub(super) fn push_message(&mut self, at: Offset, message: ToSession) {
+        self.messages += 1;
+        self.queue.push_back(Item::Message { at, message });
+    }
+
+    pub(super) fn has_round(&self) -> bool {
+        self.queue.iter().any(|item| matches!(item, Item::Round(_)))
+    }
+}

@@ -1,0 +1,489 @@
+//! All links, who is interested in what, and the fan-out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    Context, Effect, Hub, Part,
+    conflate::{next_batch, single},
+    link::{Item, Link},
+    log::{Atom, To},
+};
+use crate::{
+    event::Event,
+    id::{Channel, Key, LinkId, Offset, Position, SessionId, Stream},
+    message::{Batch, Body, Gap, Shared, ToSession},
+    time::Time,
+};
+
+/// Index of a link; stays the same for its life.
+pub(super) type Slot = usize;
+
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    slots: Vec<Option<Link>>,
+    by_id: BTreeMap<LinkId, Slot>,
+    keys: BTreeMap<Key, Vec<Slot>>,
+    streams: BTreeMap<Stream, Vec<Slot>>,
+    heirs: Vec<Slot>,
+    /// Links that are over for this machine and only have last words to write.
+    parting: BTreeMap<LinkId, Vec<ToSession>>,
+}
+
+impl Links {
+    pub(super) fn add(&mut self, link: Link) -> Slot {
+        let id = link.id;
+        let slot = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.slots[slot] = Some(link);
+        self.by_id.insert(id, slot);
+        slot
+    }
+
+    pub(super) fn remove(&mut self, slot: Slot) -> Option<Link> {
+        let link = self.slots.get_mut(slot)?.take()?;
+        self.by_id.remove(&link.id);
+        self.heirs.retain(|heir| *heir != slot);
+        for key in &link.keys {
+            unindex(&mut self.keys, key, slot);
+        }
+        for stream in &link.streams {
+            unindex(&mut self.streams, stream, slot);
+        }
+        Some(link)
+    }
+
+    pub(super) fn slot(&self, id: LinkId) -> Option<Slot> {
+        self.by_id.get(&id).copied()
+    }
+
+    pub(super) fn get(&self, slot: Slot) -> Option<&Link> {
+        self.slots.get(slot)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut Link> {
+        self.slots.get_mut(slot)?.as_mut()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Link)> {
+        self.slots.iter().enumerate().filter_map(|(slot, link)| Some((slot, link.as_ref()?)))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Slot, &mut Link)> {
+        self.slots.iter_mut().enumerate().filter_map(|(slot, link)| Some((slot, link.as_mut()?)))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn subscribe_key(&mut self, slot: Slot, key: &Key) {
+        if let Some(link) = self.get_mut(slot)
+            && link.keys.insert(key.clone())
+        {
+            self.keys.entry(key.clone()).or_default().push(slot);
+        }
+    }
+
+    pub(super) fn unsubscribe_key(&mut self, slot: Slot, key: &Key) {
+        if self.get_mut(slot).is_some_and(|link| link.keys.remove(key)) {
+            unindex(&mut self.keys, key, slot);
+        }
+    }
+
+    pub(super) fn subscribe_stream(&mut self, slot: Slot, stream: &Stream) {
+        if let Some(link) = self.get_mut(slot)
+            && link.streams.insert(stream.clone())
+        {
+            self.streams.entry(stream.clone()).or_default().push(slot);
+        }
+    }
+
+    pub(super) fn unsubscribe_stream(&mut self, slot: Slot, stream: &Stream) {
+        if self.get_mut(slot).is_some_and(|link| link.streams.remove(stream)) {
+            unindex(&mut self.streams, stream, slot);
+        }
+    }
+
+    pub(super) fn set_heir(&mut self, slot: Slot, heir: bool) {
+        self.heirs.retain(|other| *other != slot);
+        if heir {
+            self.heirs.push(slot);
+        }
+    }
+
+    pub(super) fn heirs(&self) -> impl Iterator<Item = (Slot, &Link)> {
+        self.heirs.iter().filter_map(|slot| Some((*slot, self.get(*slot)?)))
+    }
+
+    /// Streams somebody is subscribed to.
+    pub(super) fn subscribed_streams(&self) -> BTreeSet<Stream> {
+        self.streams.keys().cloned().collect()
+    }
+
+    pub(super) fn part(&mut self, id: LinkId, message: ToSession) {
+        self.parting.entry(id).or_default().push(message);
+    }
+
+    pub(super) fn forget(&mut self, id: LinkId) {
+        self.parting.remove(&id);
+    }
+
+    pub(super) fn last_words(&mut self, id: LinkId) -> Option<Vec<Part>> {
+        let words = self.parting.remove(&id)?;
+        Some(words.into_iter().map(Part::Message).collect())
+    }
+
+    /// The links a frame goes to.
+    fn targets(&self, shared: &Shared, to: &To) -> Vec<Slot> {
+        let frame = &shared.frame;
+        let joined = |slot: &Slot| self.get(*slot).is_some_and(Link::is_joined);
+        if let To::Behind(channel, position) = to {
+            let Body::Event { stream, .. } = &frame.body else { return Vec::new() };
+            let behind = |link: &Link| {
+                link.is_joined()
+                    && link.interest().has(stream)
+                    && link.lag.get(channel).is_some_and(|at| at.covers(position) == Some(false))
+            };
+            return self.iter().filter(|(_, link)| behind(link)).map(|(slot, _)| slot).collect();
+        }
+        let empty: &[Slot] = &[];
+        let interested = |list: Option<&Vec<Slot>>| {
+            let heirs = self.heirs.iter();
+            let rest = list.map_or(empty, Vec::as_slice).iter().filter(|slot| !self.heirs.contains(slot));
+            heirs.chain(rest).copied().filter(joined).collect::<Vec<Slot>>()
+        };
+        match &frame.body {
+            Body::Value(held) => interested(self.keys.get(&held.key)),
+            Body::Reset { key, .. } => interested(self.keys.get(key)),
+            Body::Event { stream, .. } => {
+                let mut targets = interested(self.streams.get(stream));
+                if let Some((channel, _)) = &frame.origin {
+                    // Who is behind gets nothing newer before the replay has passed it.
+                    targets
+                        .retain(|slot| self.get(*slot).is_some_and(|link| !link.lag.contains_key(channel)));
+                }
+                targets
+            }
+            Body::Invalidate { .. } | Body::Gap(_) | Body::Connection(_) => {
+                self.iter().filter(|(_, link)| link.is_joined()).map(|(slot, _)| slot).collect()
+            }
+            Body::Nothing => interested(None),
+        }
+    }
+}
+
+fn unindex<K: Ord>(index: &mut BTreeMap<K, Vec<Slot>>, key: &K, slot: Slot) {
+    if let Some(slots) = index.get_mut(key) {
+        slots.retain(|other| *other != slot);
+        if slots.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+impl Hub {
+    /// Appends an atom to the log and queues its frames for every link they concern.
+    pub(super) fn commit(&mut self, atom: Atom, out: &mut Vec<Effect>) {
+        let appended = self.log.append(atom, self.now);
+        let end = self.log.end();
+        self.stats.frames += appended.len() as u64;
+        let mut over = BTreeSet::new();
+        for (shared, to) in appended {
+            for slot in self.links.targets(&shared, &to) {
+                let Some(link) = self.links.get_mut(slot) else { continue };
+                self.stats.deliveries += 1;
+                if link.push_frame(shared.clone(), end) {
+                    over.insert(slot);
+                }
+                wake(link, out);
+            }
+        }
+        for slot in over {
+            self.conflate(slot, out);
+        }
+    }
+
+    /// Queues a gap for one link only.
+    pub(super) fn private_gap(&mut self, slot: Slot, gap: Gap, out: &mut Vec<Effect>) {
+        let end = self.log.end();
+        let Some(link) = self.links.get_mut(slot) else { return };
+        link.had_private = true;
+        out.push(Effect::Event(Event::GapShown { channel: gap.channel.clone() }));
+        let over = link.push_frame(single(end, Body::Gap(gap), None), end);
+        wake(link, out);
+        if over {
+            self.conflate(slot, out);
+        }
+    }
+
+    pub(super) fn tell(&mut self, slot: Slot, message: ToSession, out: &mut Vec<Effect>) {
+        let end = self.log.end();
+        let Some(link) = self.links.get_mut(slot) else { return };
+        link.push_message(end, message);
+        wake(link, out);
+        if link.messages > super::MESSAGES_MAX {
+            self.unlink(slot, "it asks without reading the answers", out);
+        }
+    }
+
+    pub(super) fn tell_session(&mut self, session: SessionId, message: ToSession, out: &mut Vec<Effect>) {
+        if let Some(slot) = self.members.link_of(session).and_then(|id| self.links.slot(id)) {
+            self.tell(slot, message, out);
+        }
+    }
+
+    pub(super) fn flush(&mut self, slot: Slot, ack_now: bool, out: &mut Vec<Effect>) {
+        let at = self.log.end();
+        if let Some(link) = self.links.get_mut(slot) {
+            link.queue.push_back(Item::Flush { at, ack_now });
+            wake(link, out);
+        }
+    }
+
+    /// A queue passed its bound: from here on the link gets the latest of each key.
+    pub(super) fn conflate(&mut self, slot: Slot, out: &mut Vec<Effect>) {
+        let Some(link) = self.links.get(slot) else { return };
+        let session = link.session;
+        let positions = self.positions_for(link);
+        let was_heir = link.heir.is_some();
+        if was_heir {
+            // Before folding: what only an heir gets is left out from here on.
+            self.dismiss(slot, out);
+        }
+        let end = self.log.end();
+        let Some(link) = self.links.get_mut(slot) else { return };
+        let began = !link.conflated;
+        link.conflate(end, &positions);
+        let dropped = link.dropped;
+        self.stats.conflations += 1;
+        if began {
+            out.push(Effect::Event(Event::FollowerConflated { session, dropped }));
+        }
+        if was_heir {
+            self.choose_heirs(out);
+        }
+    }
+
+    /// Where the channels stand for a link: a replay may still be on its way to it.
+    pub(super) fn positions_for(&self, link: &Link) -> BTreeMap<Channel, Position> {
+        let at = |(channel, state): (&Channel, &super::channels::ChannelState)| {
+            let at = link.lag.get(channel).or(state.told())?;
+            Some((channel.clone(), at.clone()))
+        };
+        self.channels.iter().filter_map(at).collect()
+    }
+
+    /// The next piece of output for a link, at most about `max_bytes` (one item may be larger). `None`: nothing is
+    /// queued, or the last piece is still being written ([`super::Input::Written`] ends that).
+    pub fn write(&mut self, id: LinkId, max_bytes: usize) -> Option<Vec<Part>> {
+        let Some(slot) = self.links.slot(id) else { return self.links.last_words(id) };
+        let context = Context {
+            epoch: self.epoch,
+            end: self.log.end(),
+            cache: &self.cache,
+            ops: &self.ops,
+            connections: &self.connections,
+            channels: &self.channels,
+        };
+        let link = self.links.slots.get_mut(slot)?.as_mut()?;
+        if link.writing.is_some() {
+            return None;
+        }
+        link.woken = false;
+        let mut parts = Vec::new();
+        let mut left = max_bytes;
+        while left > 0 && !link.queue.is_empty() {
+            let (part, bytes) = link.next_part(left, &context);
+            if let Some(Part::Message(ToSession::OpDone { id, .. })) = &part {
+                self.answers.handed_out(*id, link.sent);
+            }
+            parts.extend(part);
+            left = left.saturating_sub(bytes);
+        }
+        if parts.is_empty() {
+            return None;
+        }
+        link.writing = Some(self.now);
+        Some(parts)
+    }
+
+    /// The transport took the last piece.
+    pub(super) fn written(&mut self, id: LinkId, out: &mut Vec<Effect>) {
+        let Some(slot) = self.links.slot(id) else { return };
+        let Some(link) = self.links.get_mut(slot) else { return };
+        link.writing = None;
+        wake(link, out);
+        if std::mem::take(&mut link.caught_up) && !link.conflated {
+            out.push(Effect::Event(Event::FollowerCaughtUp { session: link.session }));
+            self.choose_heirs(out);
+        }
+        self.drained(out);
+    }
+}
+
+impl Link {
+    /// Takes the next item off the queue, or the next piece of it.
+    fn next_part(&mut self, budget: usize, context: &Context<'_>) -> (Option<Part>, usize) {
+        let Some(item) = self.queue.pop_front() else { return (None, 0) };
+        match item {
+            Item::Message { message, .. } => {
+                self.messages -= 1;
+                let bytes = 64 + message_size(&message);
+                (Some(Part::Message(message)), bytes)
+            }
+            Item::Frame { shared, atom_end } => self.cut(shared, atom_end, budget, context),
+            Item::Flush { at, ack_now } => {
+                if at <= self.sent && !ack_now {
+                    return (None, 0);
+                }
+                (Some(self.batch(at.max(self.sent), Vec::new(), ack_now, context)), 64)
+            }
+            Item::Job(mut job) => {
+                if self.sent < job.at {
+                    let at = job.at;
+                    self.queue.push_front(Item::Job(job));
+                    return (Some(self.batch(at, Vec::new(), false, context)), 64);
+                }
+                let (chunk, bytes) = job.next_chunk(self, budget, context);
+                if chunk.end.is_none() {
+                    self.queue.push_front(Item::Job(job));
+                } else if job.asked {
+                    self.messages -= 1;
+                }
+                (Some(Part::Message(ToSession::Snapshot(chunk))), bytes)
+            }
+            Item::Round(mut round) => {
+                let (header, frames, last) = next_batch(&mut round, self.sent, budget, context);
+                if last {
+                    self.sent = round.upto;
+                    self.told.extend(header.positions.iter().cloned());
+                    self.conflated = self.has_round() || self.is_over();
+                    self.caught_up = !self.conflated;
+                } else {
+                    self.queue.push_front(Item::Round(round));
+                }
+                let bytes = 64 + frames.iter().map(|frame| frame.size).sum::<usize>();
+                (Some(Part::Batch { header, frames }), bytes)
+            }
+        }
+    }
+
+    /// A batch of queued frames, cut at the end of an atom.
+    fn cut(
+        &mut self,
+        first: Arc<Shared>,
+        atom_end: Offset,
+        budget: usize,
+        context: &Context<'_>,
+    ) -> (Option<Part>, usize) {
+        let mut bytes = first.size;
+        let mut frames = vec![first];
+        let mut end = atom_end;
+        while let Some(Item::Frame { shared, atom_end }) = self.queue.front()
+            && (bytes + shared.size <= budget || *atom_end == end)
+        {
+            bytes += shared.size;
+            end = *atom_end;
+            frames.push(shared.clone());
+            self.queue.pop_front();
+        }
+        self.frames -= frames.len();
+        self.bytes -= bytes;
+        let upto = match self.queue.front() {
+            None => context.end,
+            Some(item) => item.at().unwrap_or(end),
+        };
+        let awaited = |shared: &Arc<Shared>| {
+            self.heir.is_some_and(|heir| {
+                shared.frame.op.is_some() || (!heir.current && shared.frame.offset == heir.counted_at)
+            })
+        };
+        let ack_now = frames.iter().any(awaited);
+        (Some(self.batch(upto, frames, ack_now, context)), bytes + 64)
+    }
+
+    fn batch(
+        &mut self,
+        upto: Offset,
+        frames: Vec<Arc<Shared>>,
+        ack_now: bool,
+        context: &Context<'_>,
+    ) -> Part {
+        let positions = if upto == context.end {
+            self.moved(context)
+        } else {
+            // In the middle of the queue: where its own events stand, which may be less than the channels did then.
+            let events = frames.iter().filter(|shared| matches!(shared.frame.body, Body::Event { .. }));
+            let at: BTreeMap<_, _> = events.filter_map(|shared| shared.frame.origin.clone()).collect();
+            at.into_iter().collect()
+        };
+        self.told.extend(positions.iter().cloned());
+        let header = Batch {
+            epoch: context.epoch,
+            after: self.sent,
+            upto,
+            positions,
+            count: u32::try_from(frames.len()).unwrap_or(u32::MAX),
+            ack_now,
+            conflated: false,
+        };
+        self.sent = upto;
+        Part::Batch { header, frames }
+    }
+
+    /// Positions that moved since the last batch.
+    fn moved(&mut self, context: &Context<'_>) -> Vec<(Channel, Position)> {
+        let forced = std::mem::take(&mut self.forced);
+        let moved = context
+            .channels
+            .iter()
+            .filter(|(channel, state)| state.moved_at > self.sent || forced.contains(*channel));
+        let at = moved.filter_map(|(channel, state)| {
+            let at = self.lag.get(channel).or(state.told())?;
+            Some((channel.clone(), at.clone()))
+        });
+        at.collect()
+    }
+}
+
+/// Tells the transport, once, that there is something to write.
+pub(super) fn wake(link: &mut Link, out: &mut Vec<Effect>) {
+    if link.writing.is_none() && !link.woken && link.has_output() {
+        link.woken = true;
+        out.push(Effect::Wake(link.id));
+    }
+}
+
+/// An estimate, for the budget of a write.
+fn message_size(message: &ToSession) -> usize {
+    match message {
+        ToSession::Ping(ping) => ping.members.len() * 64,
+        ToSession::WantKeys(keys) => keys.iter().map(|key| key.0.len() + 8).sum(),
+        ToSession::Answer { answer: crate::message::Answer::Members(members), .. } => members.len() * 64,
+        ToSession::Welcome(_)
+        | ToSession::Busy { .. }
+        | ToSession::Refused(_)
+        | ToSession::Batch(_)
+        | ToSession::Frame(_)
+        | ToSession::Snapshot(_)
+        | ToSession::WantTail { .. }
+        | ToSession::OpDone { .. }
+        | ToSession::SubmitDone { .. }
+        | ToSession::Answer { .. }
+        | ToSession::Appointed
+        | ToSession::Dismissed
+        | ToSession::Go { .. }
+        | ToSession::Moved { .. }
+        | ToSession::Close => 64,
+    }
+}
+
+/// Whether a link that takes nothing is over its time.
+pub(super) fn is_stuck(link: &Link, now: Time) -> bool {
+    link.writing.is_some_and(|since| now.since(since) >= crate::limits::WRITE_TIMEOUT)
+}

@@ -1,0 +1,249 @@
+//! What survivors know and a new owner lacks: values and operations, accepted whenever they come.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    Effect, Hub,
+    cache::{Basis, Entry},
+    links::Slot,
+    log::To,
+};
+use crate::{
+    event::Event,
+    id::{Key, LinkId, Mark, Place, SessionId, Trace, Version},
+    limits::{CHUNK_ITEMS, INTEREST_MAX, KEY_MAX, VALUE_MAX},
+    message::{Body, ChannelOffer, Held, HeldOp, KeyOffer, ToSession},
+};
+
+/// A value that a survivor holds at a greater place.
+#[derive(Debug)]
+struct Want {
+    place: Place,
+    from: LinkId,
+    /// Others that offered it too, should the first one leave.
+    others: Vec<(LinkId, Place)>,
+    /// Operations on the key that came with offers: their effect is probably in the value.
+    ops: Vec<(Mark, HeldOp, SessionId)>,
+}
+
+/// Values asked for and not here yet.
+#[derive(Debug, Default)]
+pub(super) struct Wants {
+    keys: BTreeMap<Key, Want>,
+}
+
+impl Hub {
+    /// Keys held by a survivor. The text says what is wrong with them.
+    pub(super) fn keys_offered(
+        &mut self,
+        slot: Slot,
+        offers: Vec<KeyOffer>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), &'static str> {
+        let Some(link) = self.links.get(slot).map(|link| link.id) else { return Ok(()) };
+        let mut ask = Vec::new();
+        for offer in offers {
+            if offer.key.0.len() > KEY_MAX {
+                return Err("a key that is too long");
+            }
+            if !self.is_possible(&offer.place) {
+                return Err("a value from the future");
+            }
+            let own = self.cache.get(&offer.key).map(|entry| &entry.held);
+            let ahead = own.is_none_or(|own| offer.place > own.place);
+            let clash = own.is_some_and(|own| {
+                own.place.version != Version::None
+                    && own.place.version == offer.place.version
+                    && own.place.reset == offer.place.reset
+                    && own.hash != offer.hash
+            });
+            if clash {
+                let mark = own.map_or(Mark::ZERO, |own| own.place.mark);
+                out.push(Effect::Event(Event::VersionClash { mark }));
+            }
+            if !ahead {
+                continue;
+            }
+            match self.wants.keys.get_mut(&offer.key) {
+                Some(want) if want.place >= offer.place => want.others.push((link, offer.place)),
+                Some(want) => {
+                    want.others.push((want.from, want.place.clone()));
+                    (want.from, want.place) = (link, offer.place);
+                    ask.push(offer.key);
+                }
+                None => {
+                    let want = Want { place: offer.place, from: link, others: Vec::new(), ops: Vec::new() };
+                    self.wants.keys.insert(offer.key.clone(), want);
+                    ask.push(offer.key);
+                }
+            }
+        }
+        let Some(link) = self.links.get_mut(slot) else { return Ok(()) };
+        link.wanted += ask.len();
+        if link.wanted > INTEREST_MAX {
+            return Err("more keys than a session may have");
+        }
+        self.ask_for_values(slot, ask, out);
+        Ok(())
+    }
+
+    fn ask_for_values(&mut self, slot: Slot, keys: Vec<Key>, out: &mut Vec<Effect>) {
+        for keys in keys.chunks(CHUNK_ITEMS) {
+            self.tell(slot, ToSession::WantKeys(keys.to_vec()), out);
+        }
+    }
+
+    /// A place that can have been given out by now.
+    fn is_possible(&self, place: &Place) -> bool {
+        let now = self.log.mark();
+        place.mark <= now && place.reset <= now
+    }
+
+    pub(super) fn channels_offered(
+        &mut self,
+        slot: Slot,
+        offers: Vec<ChannelOffer>,
+    ) -> Result<(), &'static str> {
+        let Some(link) = self.links.get_mut(slot) else { return Ok(()) };
+        for offer in offers {
+            if offer.channel.0.len() > KEY_MAX {
+                return Err("a channel name that is too long");
+            }
+            link.offer.insert(offer.channel.clone(), offer);
+        }
+        if link.offer.len() > INTEREST_MAX {
+            return Err("more channels than a session may follow");
+        }
+        Ok(())
+    }
+
+    pub(super) fn ops_offered(
+        &mut self,
+        slot: Slot,
+        ops: Vec<(Mark, HeldOp)>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), &'static str> {
+        let Some(session) = self.links.get(slot).map(|link| link.session) else { return Ok(()) };
+        for (mark, op) in ops {
+            if crate::follower::does_not_fit(&op.operation).is_some() {
+                return Err("an operation past the bounds");
+            }
+            if mark > self.log.mark() {
+                return Err("an operation from the future");
+            }
+            // Operations of this reign began here.
+            if mark.epoch >= self.epoch || self.knows_op(mark, op.id) {
+                continue;
+            }
+            match self.wants.keys.get_mut(op.operation.key()) {
+                Some(want) => {
+                    if !want.ops.iter().any(|(_, other, _)| other.id == op.id) {
+                        want.ops.push((mark, op, session));
+                    }
+                }
+                None => self.adopt(mark, op, session, out),
+            }
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, mark: Mark, op: HeldOp, from: SessionId, out: &mut Vec<Effect>) {
+        if !self.knows_op(mark, op.id) {
+            self.adopt_op(mark, op, out);
+            out.push(Effect::Event(Event::OperationAdopted { from }));
+        }
+    }
+
+    /// Values a survivor was asked for. The text says what is wrong with them.
+    pub(super) fn values_came(
+        &mut self,
+        slot: Slot,
+        values: Vec<Held>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), &'static str> {
+        for held in values {
+            if held.key.0.len() > KEY_MAX || held.value.len() > VALUE_MAX {
+                return Err("a value past the bounds");
+            }
+            if !held.value.is_empty() && self.fold.hash(&held.value) != held.hash {
+                return Err("a value with a wrong hash");
+            }
+            if !self.is_possible(&held.place) {
+                return Err("a value from the future");
+            }
+            self.value_came(slot, held, out);
+        }
+        Ok(())
+    }
+
+    fn value_came(&mut self, slot: Slot, held: Held, out: &mut Vec<Effect>) {
+        let Some(link) = self.links.get(slot) else { return };
+        let (id, session) = (link.id, link.session);
+        if self.wants.keys.get(&held.key).is_none_or(|want| want.from != id) {
+            return;
+        }
+        let Some(want) = self.wants.keys.remove(&held.key) else { return };
+        let wins = self.cache.get(&held.key).is_none_or(|entry| held.place > entry.held.place);
+        let place = held.place.clone();
+        // A value dropped since it was offered comes back empty at no place.
+        let is_held = place != Place::default();
+        if wins && is_held {
+            self.take_winner(slot, held, out);
+            out.push(Effect::Event(Event::WinnerRepublished { from: session }));
+        }
+        for (mark, op, from) in want.ops {
+            if wins && is_held && mark <= place.mark {
+                if !self.ops.knows(op.id) {
+                    self.note_op(op, out);
+                }
+            } else {
+                self.adopt(mark, op, from, out);
+            }
+        }
+    }
+
+    /// Installs a survivor's value at its own place and shows it to those who are behind.
+    fn take_winner(&mut self, slot: Slot, held: Held, out: &mut Vec<Effect>) {
+        let basis: Option<Basis> = self.links.get(slot).map(|link| {
+            let covered = |offer: &ChannelOffer| (offer.channel.clone(), offer.covered.clone());
+            Arc::new(link.offer.values().map(covered).collect())
+        });
+        let set_at = held.place.mark;
+        self.cache.insert(Entry { held: held.clone(), set_at, written: None, basis });
+        let mut atom = self.log.atom(Trace::NONE);
+        atom.push(Body::Value(held), None, None, To::All);
+        self.commit(atom, out);
+    }
+
+    /// A survivor left before it answered: another one is asked, or the operations are applied without the value.
+    pub(super) fn values_lost(&mut self, link: LinkId, out: &mut Vec<Effect>) {
+        let lost: Vec<Key> = self
+            .wants
+            .keys
+            .iter()
+            .filter(|(_, want)| want.from == link)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for want in self.wants.keys.values_mut() {
+            want.others.retain(|(other, _)| *other != link);
+        }
+        for key in lost {
+            let Some(want) = self.wants.keys.get_mut(&key) else { continue };
+            let best =
+                want.others.iter().enumerate().max_by(|(_, a), (_, b)| a.1.cmp(&b.1)).map(|(at, _)| at);
+            match best.map(|at| want.others.swap_remove(at)) {
+                Some((other, place)) => {
+                    (want.from, want.place) = (other, place);
+                    if let Some(slot) = self.links.slot(other) {
+                        self.ask_for_values(slot, vec![key], out);
+                    }
+                }
+                None => {
+                    if let Some(want) = self.wants.keys.remove(&key) {
+                        want.ops.into_iter().for_each(|(mark, op, from)| self.adopt(mark, op, from, out));
+                    }
+                }
+            }
+        }
+    }
+}

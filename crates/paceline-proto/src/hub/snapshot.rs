@@ -1,0 +1,148 @@
+//! Snapshots: values are read from the cache when the link takes the next chunk, so a snapshot in progress costs no copy
+//! of the cache. A value may then be newer than the snapshot's end; the frame that follows changes nothing again.
+
+use std::collections::VecDeque;
+
+use super::{Context, cache::Entry, link::Link};
+use crate::{
+    connection::Connection,
+    id::{Channel, Key, Mark, Offset, Position},
+    limits::CHUNK_ITEMS,
+    message::{Applied, HeldOp, Snapshot, SnapshotEnd},
+    ring::Kept,
+};
+
+/// Which values a snapshot has.
+#[derive(Debug)]
+pub(super) enum Keys {
+    /// None, or none any more.
+    None,
+    /// The link's interest.
+    Interest,
+    /// All.
+    All,
+    /// These.
+    List(VecDeque<Key>),
+}
+
+/// A snapshot on its way out.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// The link's batches continue after this offset.
+    pub(super) at: Offset,
+    pub(super) complete: bool,
+    /// It answers a Subscribe, and is counted among the link's messages.
+    pub(super) asked: bool,
+    pub(super) keys: Keys,
+    pub(super) cursor: Option<Key>,
+    pub(super) kept: VecDeque<Kept>,
+    /// Operations whose effect is in what was already sent, and those without a value.
+    pub(super) ops: VecDeque<(Mark, HeldOp)>,
+    pub(super) connections: Vec<Connection>,
+    pub(super) positions: Vec<(Channel, Position)>,
+    pub(super) rings: Vec<(Channel, Option<Position>)>,
+    pub(super) applied: Vec<Applied>,
+}
+
+impl Job {
+    /// A snapshot that only says where the link's batches continue.
+    pub(super) fn empty(at: Offset) -> Self {
+        Self {
+            at,
+            complete: false,
+            asked: false,
+            keys: Keys::None,
+            cursor: None,
+            kept: VecDeque::new(),
+            ops: VecDeque::new(),
+            connections: Vec::new(),
+            positions: Vec::new(),
+            rings: Vec::new(),
+            applied: Vec::new(),
+        }
+    }
+
+    /// The next chunk and its size; its `end` is set in the last one.
+    pub(super) fn next_chunk(
+        &mut self,
+        link: &Link,
+        budget: usize,
+        context: &Context<'_>,
+    ) -> (Snapshot, usize) {
+        let mut chunk =
+            Snapshot { connections: std::mem::take(&mut self.connections), ..Snapshot::default() };
+        let mut bytes = 64;
+        let mut items = 0;
+        let mut take = |size: usize| {
+            let fits = items == 0 || (items < CHUNK_ITEMS && bytes + size <= budget);
+            if fits {
+                items += 1;
+                bytes += size;
+            }
+            fits
+        };
+        while let Some(entry) = self.next_value(link, context) {
+            if !take(64 + entry.held.size()) {
+                return (chunk, bytes);
+            }
+            self.cursor = Some(entry.held.key.clone());
+            if let Keys::List(keys) = &mut self.keys {
+                keys.pop_front();
+            }
+            chunk.held.push(entry.held.clone());
+            self.ops.extend(context.ops.of_key(&entry.held.key).map(|(mark, op)| (mark, op.clone())));
+        }
+        self.keys = Keys::None;
+        while let Some(kept) = self.kept.front() {
+            // The gaps of a chunk come before its events.
+            let new_chunk = matches!(kept, Kept::Gap { .. }) && !chunk.events.is_empty();
+            let size = if let Kept::Event(event) = kept { 128 + event.data.len() } else { 128 };
+            if new_chunk || !take(size) {
+                return (chunk, bytes);
+            }
+            match self.kept.pop_front() {
+                Some(Kept::Event(event)) => chunk.events.push(event),
+                Some(Kept::Gap { gap, .. }) => chunk.gaps.push(gap),
+                None => {}
+            }
+        }
+        while let Some((_, op)) = self.ops.front() {
+            if !take(64 + op.operation.size()) {
+                return (chunk, bytes);
+            }
+            chunk.ops.extend(self.ops.pop_front());
+        }
+        if items > 0 && !self.applied.is_empty() {
+            // The numbers of all applied operations may be long: they get a chunk of their own.
+            return (chunk, bytes);
+        }
+        chunk.end = Some(SnapshotEnd {
+            upto: self.at,
+            positions: std::mem::take(&mut self.positions),
+            complete: self.complete,
+            rings: std::mem::take(&mut self.rings),
+            applied: std::mem::take(&mut self.applied),
+        });
+        (chunk, bytes)
+    }
+
+    fn next_value<'a>(&mut self, link: &Link, context: &Context<'a>) -> Option<&'a Entry> {
+        match &mut self.keys {
+            Keys::None => None,
+            Keys::All => context.cache.next(self.cursor.as_ref()),
+            Keys::Interest => {
+                use std::ops::Bound;
+                let lower = self.cursor.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+                let rest = link.keys.range::<Key, _>((lower, Bound::Unbounded));
+                rest.filter_map(|key| context.cache.get(key)).next()
+            }
+            Keys::List(keys) => loop {
+                let key = keys.front()?;
+                match context.cache.get(key) {
+                    Some(entry) => return Some(entry),
+                    None => drop(keys.pop_front()),
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Every wrong protocol is caught: within a bounded number of seeds one breaks an invariant, and the right protocol passes
+//! that very seed. The seed each search begins with is the one that caught the mutant last.
+
+mod common;
+
+use paceline_sim::{Mutant, Options, Point, Scenario, run};
+
+/// Seeds a search may take.
+const BOUND: u64 = 400;
+
+/// Finds a seed at which `mutant` breaks one of `expected`.
+#[allow(clippy::print_stderr, reason = "the seed found is for people")]
+fn caught(mutant: Mutant, scenario: &Scenario, first: u64, expected: &[&str]) {
+    for seed in first..first + BOUND {
+        let report = run(seed, scenario, Options { mutant: Some(mutant), ..Options::default() });
+        let Some(violation) = report.violations.first() else { continue };
+        eprintln!("{mutant:?} is caught at seed {seed} of {:?}: {violation}", scenario.name);
+        assert!(expected.contains(&violation.invariant), "seed {seed} breaks another rule: {violation}");
+        let right = run(seed, scenario, Options::default());
+        assert!(right.is_clean(), "without {mutant:?}, seed {seed} is not clean: {:?}", right.violations);
+        return;
+    }
+    panic!("{mutant:?} survived seeds {first}..{} of {:?}", first + BOUND, scenario.name);
+}
+
+fn stopping_at(point: Point) -> Scenario {
+    Scenario { focus: Some(point), ..Scenario::fence() }
+}
+
+#[test]
+fn fence_without_second_half() {
+    caught(Mutant::FenceWithoutSecondHalf, &Scenario::fence(), 0, &["I1", "I3"]);
+}
+
+#[test]
+fn fence_halves_swapped() {
+    caught(Mutant::FenceHalvesSwapped, &stopping_at(Point::FenceHalf), 0, &["I1", "I3"]);
+}
+
+#[test]
+fn claims_collected_descending() {
+    caught(Mutant::ClaimsCollectedDescending, &Scenario::fence(), 0, &["I1", "I2", "I3"]);
+}
+
+#[test]
+fn no_relist_after_link() {
+    caught(Mutant::NoRelistAfterLink, &stopping_at(Point::Listed), 0, &["I1", "I2", "I3"]);
+}
+
+#[test]
+fn adoption_without_bound() {
+    caught(Mutant::AdoptionWithoutBound, &stopping_at(Point::FenceHalf), 0, &["I1", "I4"]);
+}
+
+#[test]
+fn read_before_claim() {
+    caught(Mutant::ReadBeforeClaim, &Scenario::fence(), 0, &["I1", "I4"]);
+}
+
+#[test]
+fn no_completeness_mark() {
+    caught(Mutant::NoCompletenessMark, &Scenario::fence(), 0, &["I1"]);
+}
+
+#[test]
+fn fence_before_commit() {
+    caught(Mutant::FenceBeforeCommit, &stopping_at(Point::FenceChecked), 0, &["I1", "I3"]);
+}
+
+#[test]
+fn predecessor_deleted_while_fenced() {
+    caught(Mutant::PredecessorDeletedWhileFenced, &stopping_at(Point::FenceChecked), 0, &["I1"]);
+}
+
+#[test]
+fn epoch_by_claims_alone() {
+    caught(Mutant::EpochByClaimsAlone, &Scenario::lost_claims(), 0, &["I1", "I2"]);
+}
+
+#[test]
+fn complete_before_directory_sync() {
+    caught(Mutant::CompleteBeforeDirectorySync, &Scenario::power(), 0, &["I1", "I2"]);
+}
+
+#[test]
+fn adopted_rows_unsynced() {
+    caught(Mutant::AdoptedRowsUnsynced, &Scenario::power(), 0, &["I1"]);
+}
