@@ -89,6 +89,7 @@ async fn a_consumer_resumes_after_its_position_without_loss_or_repetition() {
         let last = got.last().unwrap().seq;
         disconnect(&feed, client).await;
         client = connect(&feed, &format!("?since={last}")).await;
+        assert_eq!(snapshot(&mut client).await, [] as [Value; 0]);
         for _ in 0..50 {
             got.push(next_metric(&mut client).await);
         }
@@ -188,8 +189,23 @@ async fn a_position_past_the_kept_history_shows_as_a_hole_and_a_foreign_one_as_a
     while next_metric(&mut client).await.seq < 50 {}
     disconnect(&feed, client).await;
     let mut client = connect(&feed, "?since=3").await;
+    assert_eq!(snapshot(&mut client).await, [] as [Value; 0]);
     assert!(next_metric(&mut client).await.seq > 4);
     disconnect(&feed, client).await;
     let mut client = connect(&feed, "?since=999999999").await;
     assert_eq!(snapshot(&mut client).await.len(), all_keys().count());
+}
+
+#[tokio::test]
+async fn a_long_replay_has_no_seams() {
+    let feed = Feed::start(FeedOptions { rate: 20_000, ..FeedOptions::default() }).await.unwrap();
+    let mut client = connect(&feed, "").await;
+    snapshot(&mut client).await;
+    while next_metric(&mut client).await.seq < 5000 {}
+    disconnect(&feed, client).await;
+    let mut client = connect(&feed, "?since=10").await;
+    snapshot(&mut client).await;
+    for expected in 11..=5000 {
+        assert_eq!(next_metric(&mut client).await.seq, expected);
+    }
 }

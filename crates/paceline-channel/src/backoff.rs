@@ -1,5 +1,7 @@
-//! When to try again. Requirement W3: the first attempt at once, then uniform in [0, min(base·2ⁿ, cap)] with n = failures
-//! so far − 1; n is forgotten only after a stable minute, so that a server that accepts and drops is not hammered.
+//! When to try again, and when by another transport. Requirement W3: the first attempt at once, then uniform in
+//! [0, min(base·2ⁿ, cap)] with n = failures so far − 1; n is forgotten only after a stable minute, so that a server that
+//! accepts and drops is not hammered. After five failures, or two connections that each lived under five seconds, it is
+//! the next transport's turn.
 
 use std::time::Duration;
 
@@ -11,6 +13,20 @@ use crate::random::Random;
 pub const OCCUPIED_RETRIES: [Duration; 3] =
     [Duration::from_millis(5), Duration::from_millis(10), Duration::from_millis(20)];
 
+/// Connections that end sooner count against the transport …
+pub const SHORT_LIFE: Duration = Duration::from_secs(5);
+/// … and so many of them in a row are enough.
+pub const SHORT_LIVES: u32 = 2;
+
+/// How a delay is drawn below its bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Jitter {
+    /// Uniform from zero to the bound: the clients of a server that failed do not come back at one instant.
+    Full,
+    /// The bound itself.
+    None,
+}
+
 /// The numbers of a backoff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackoffSpec {
@@ -20,11 +36,21 @@ pub struct BackoffSpec {
     pub cap: Duration,
     /// A connection that lived so long forgets the failures before it.
     pub reset_after: Duration,
+    /// How delays are drawn.
+    pub jitter: Jitter,
+    /// Failures in a row after which the next transport is tried.
+    pub fallback_after: u32,
 }
 
 impl Default for BackoffSpec {
     fn default() -> Self {
-        Self { base: Duration::from_secs(1), cap: Duration::from_secs(30), reset_after: Duration::from_secs(60) }
+        Self {
+            base: Duration::from_secs(1),
+            cap: Duration::from_secs(30),
+            reset_after: Duration::from_secs(60),
+            jitter: Jitter::Full,
+            fallback_after: 5,
+        }
     }
 }
 
@@ -37,13 +63,22 @@ pub struct Backoff {
     opened: Option<Time>,
     /// The one immediate attempt after a loss was made since the last stable connection.
     hurried: bool,
+    /// Failures and short lives since the transport was last good for something.
+    against: Against,
     random: Random,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Against {
+    failures: u32,
+    short_lives: u32,
 }
 
 impl Backoff {
     /// No failure so far.
     pub const fn new(spec: BackoffSpec, random: Random) -> Self {
-        Self { spec, failures: 0, occupied: 0, opened: None, hurried: false, random }
+        let against = Against { failures: 0, short_lives: 0 };
+        Self { spec, failures: 0, occupied: 0, opened: None, hurried: false, against, random }
     }
 
     /// Failures since the last stable connection.
@@ -57,24 +92,57 @@ impl Backoff {
         self.occupied = 0;
     }
 
+    /// The connection was closed from this side, which says nothing about the server.
+    pub fn closed(&mut self, now: Time) {
+        self.forget_if_stable(now);
+    }
+
     /// An open connection ended: the next attempt is made at once, unless that was done already since the last stable
-    /// connection; then it counts as a failure.
+    /// connection; then it counts as a failure. `floor` as in [`Backoff::failed`].
     pub fn lost(&mut self, now: Time, floor: Duration) -> Duration {
+        if self.opened.is_some_and(|opened| now.since(opened) < SHORT_LIFE) {
+            self.against.short_lives = self.against.short_lives.saturating_add(1);
+        } else {
+            self.against = Against::default();
+        }
         self.forget_if_stable(now);
         if self.failures == 0 && !std::mem::replace(&mut self.hurried, true) {
             return floor;
         }
-        self.failed(now, floor)
+        self.delay(floor)
     }
 
-    /// An attempt failed: how long to wait. `floor` is what the server or the close code
-    /// asks for at least.
+    /// An attempt failed: how long to wait. `floor` is what the server or the close code asks for at least.
     pub fn failed(&mut self, now: Time, floor: Duration) -> Duration {
         self.forget_if_stable(now);
-        let bound = self.bound();
-        self.failures = self.failures.saturating_add(1);
-        let jittered = self.random.up_to(u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX));
-        Duration::from_nanos(jittered).max(floor)
+        self.against.failures = self.against.failures.saturating_add(1);
+        self.delay(floor)
+    }
+
+    /// Whether it is the next transport's turn; the count begins anew with it.
+    pub fn take_switch(&mut self) -> bool {
+        let due =
+            self.against.failures >= self.spec.fallback_after || self.against.short_lives >= SHORT_LIVES;
+        if due {
+            self.against = Against::default();
+        }
+        due
+    }
+
+    /// When a connection that stays open is stable: its failures can be forgotten by [`Backoff::settle`].
+    pub fn settles_at(&self) -> Option<Time> {
+        let has_past = self.failures > 0 || self.hurried;
+        self.opened.filter(|_| has_past).map(|opened| opened + self.spec.reset_after)
+    }
+
+    /// Forgets the failures of a connection that has been open long enough. Whether there were any.
+    pub fn settle(&mut self, now: Time) -> bool {
+        let settled = self.settles_at().is_some_and(|at| now >= at);
+        if settled {
+            self.failures = 0;
+            self.hurried = false;
+        }
+        settled
     }
 
     /// The server has another consumer still: 5, 10, 20 ms, then as any failure.
@@ -86,6 +154,19 @@ impl Backoff {
             }
             None => self.failed(now, Duration::ZERO),
         }
+    }
+
+    fn delay(&mut self, floor: Duration) -> Duration {
+        let bound = self.bound();
+        self.failures = self.failures.saturating_add(1);
+        let drawn = match self.spec.jitter {
+            Jitter::Full => {
+                let bound = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
+                Duration::from_nanos(self.random.up_to(bound))
+            }
+            Jitter::None => bound,
+        };
+        drawn.max(floor)
     }
 
     /// The upper bound of the next delay.
@@ -166,6 +247,52 @@ mod tests {
         backoff.opened(Time(4));
         assert_eq!(backoff.lost(Time(4) + Duration::from_secs(60), Duration::ZERO), Duration::ZERO);
         assert_eq!(backoff.failures(), 0);
+    }
+
+    #[test]
+    fn the_next_transport_has_its_turn_after_five_failures_or_two_short_lives() {
+        let mut machine = backoff(1);
+        for turn in [false, false, false, false, true, false] {
+            machine.failed(Time(0), Duration::ZERO);
+            assert_eq!(machine.take_switch(), turn);
+        }
+        for (lived, turn) in [(SHORT_LIFE - Duration::from_nanos(1), true), (SHORT_LIFE, false)] {
+            let mut machine = backoff(1);
+            for turn in [false, turn] {
+                machine.opened(Time(0));
+                machine.lost(Time(0) + lived, Duration::ZERO);
+                assert_eq!(machine.take_switch(), turn, "{lived:?}");
+            }
+        }
+        // A longer life in between clears the transport of what was held against it.
+        let mut machine = backoff(1);
+        for lived in [1, 5, 1] {
+            machine.opened(Time(0));
+            machine.lost(Time(0) + Duration::from_secs(lived), Duration::ZERO);
+            assert!(!machine.take_switch(), "{lived}");
+        }
+    }
+
+    #[test]
+    fn an_open_connection_settles_once() {
+        let mut machine = backoff(1);
+        machine.opened(Time(0));
+        assert_eq!(machine.settles_at(), None, "there is nothing to forget");
+        machine.failed(Time(0), Duration::ZERO);
+        machine.opened(Time(7));
+        let minute = Time(7) + Duration::from_secs(60);
+        assert_eq!(machine.settles_at(), Some(minute));
+        assert!(!machine.settle(Time(minute.0 - 1)));
+        assert!(machine.settle(minute));
+        assert_eq!((machine.failures(), machine.settles_at()), (0, None));
+    }
+
+    #[test]
+    fn without_jitter_a_delay_is_its_bound() {
+        let spec = BackoffSpec { jitter: Jitter::None, ..BackoffSpec::default() };
+        let mut machine = Backoff::new(spec, Random::new(1));
+        let delays: Vec<u64> = (0..7).map(|_| machine.failed(Time(0), Duration::ZERO).as_secs()).collect();
+        assert_eq!(delays, [1, 2, 4, 8, 16, 30, 30]);
     }
 
     #[test]

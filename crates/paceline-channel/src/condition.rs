@@ -1,14 +1,23 @@
 //! Conditions on JSON: comparisons of a path with a literal, `empty(PATH)`, `any(PATH, condition)`, `len(PATH)` as a
-//! number, joined by `and`. Inside `any`, `$` is the element. A missing path is null.
+//! number, `key.NAME` for a segment bound to the name, and `error` for a fetch that failed, joined by `and`. Inside
+//! `any`, `$` is the element. A missing path and an unbound name are null. Numbers compare by value, texts by their
+//! characters; where two values have no order, `<` and its kin do not hold.
 
-use std::{cmp::Ordering, str::FromStr};
+use std::{cmp::Ordering, collections::BTreeMap, str::FromStr};
 
+use paceline_query::number;
 use serde_json::Value;
 
-use crate::path::{Path, PathError};
+use crate::{
+    path::{Path, PathError},
+    template::name_len,
+};
 
 /// Nesting of `any`.
 const DEPTH_MAX: usize = 8;
+
+/// Values by the names they are bound to.
+pub type Bindings = BTreeMap<String, Value>;
 
 /// A parsed condition.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +28,8 @@ pub enum Condition {
     Empty(Path),
     /// Some element of the list fits.
     Any(Path, Box<Condition>),
+    /// The last fetch failed.
+    Failed,
     /// All fit.
     All(Vec<Condition>),
 }
@@ -30,6 +41,19 @@ pub enum Operand {
     Value(Path),
     /// Elements, members or characters of the value at a path.
     Len(Path),
+    /// The value bound to a name.
+    Bound(String),
+}
+
+/// What a condition looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct Scope<'a> {
+    /// `$`.
+    pub root: &'a Value,
+    /// `key.NAME`.
+    pub bindings: &'a Bindings,
+    /// `error`.
+    pub failed: bool,
 }
 
 /// How to compare.
@@ -71,45 +95,56 @@ pub enum ConditionError {
 }
 
 impl Condition {
-    /// Whether it holds for a message.
+    /// Whether it holds for a message, without bindings and fetches.
     pub fn holds(&self, root: &Value) -> bool {
+        self.holds_in(Scope { root, bindings: &Bindings::new(), failed: false })
+    }
+
+    /// Whether it holds.
+    pub fn holds_in(&self, scope: Scope<'_>) -> bool {
         match self {
-            Self::Compare(operand, comparison, literal) => comparison.holds(&operand.value(root), literal),
-            Self::Empty(path) => match path.find(root) {
+            Self::Compare(operand, comparison, literal) => match operand {
+                Operand::Value(path) => {
+                    comparison.holds(path.find(scope.root).unwrap_or(&Value::Null), literal)
+                }
+                Operand::Bound(name) => {
+                    comparison.holds(scope.bindings.get(name).unwrap_or(&Value::Null), literal)
+                }
+                Operand::Len(path) => comparison.holds(&Value::from(len(path.find(scope.root))), literal),
+            },
+            Self::Empty(path) => match path.find(scope.root) {
                 None | Some(Value::Null) => true,
                 Some(Value::String(text)) => text.is_empty(),
                 Some(Value::Array(items)) => items.is_empty(),
                 Some(Value::Object(members)) => members.is_empty(),
                 Some(Value::Bool(_) | Value::Number(_)) => false,
             },
-            Self::Any(path, condition) => match path.find(root) {
-                Some(Value::Array(items)) => items.iter().any(|item| condition.holds(item)),
+            Self::Any(path, condition) => match path.find(scope.root) {
+                Some(Value::Array(items)) => {
+                    items.iter().any(|root| condition.holds_in(Scope { root, ..scope }))
+                }
                 _ => false,
             },
-            Self::All(conditions) => conditions.iter().all(|condition| condition.holds(root)),
+            Self::Failed => scope.failed,
+            Self::All(conditions) => conditions.iter().all(|condition| condition.holds_in(scope)),
         }
     }
 }
 
-impl Operand {
-    fn value(&self, root: &Value) -> Value {
-        match self {
-            Self::Value(path) => path.find(root).cloned().unwrap_or(Value::Null),
-            Self::Len(path) => Value::from(match path.find(root) {
-                Some(Value::Array(items)) => items.len(),
-                Some(Value::Object(members)) => members.len(),
-                Some(Value::String(text)) => text.chars().count(),
-                _ => 0,
-            }),
-        }
+fn len(value: Option<&Value>) -> usize {
+    match value {
+        Some(Value::Array(items)) => items.len(),
+        Some(Value::Object(members)) => members.len(),
+        Some(Value::String(text)) => text.chars().count(),
+        Some(Value::Null | Value::Bool(_) | Value::Number(_)) | None => 0,
     }
 }
 
 impl Comparison {
     fn holds(self, left: &Value, right: &Value) -> bool {
         match self {
-            Self::Equal => equal(left, right),
-            Self::NotEqual => !equal(left, right),
+            Self::Equal => number::equal(left, right),
+            Self::NotEqual => !number::equal(left, right),
             Self::Less => order(left, right) == Some(Ordering::Less),
             Self::LessOrEqual => matches!(order(left, right), Some(Ordering::Less | Ordering::Equal)),
             Self::Greater => order(left, right) == Some(Ordering::Greater),
@@ -118,20 +153,11 @@ impl Comparison {
     }
 }
 
-/// Equal values; 7 and 7.0 are.
-fn equal(left: &Value, right: &Value) -> bool {
-    left == right || (left.is_number() && order(left, right) == Some(Ordering::Equal))
-}
-
 /// Numbers and texts have an order, all else has none.
 fn order(left: &Value, right: &Value) -> Option<Ordering> {
     match (left, right) {
-        (Value::Number(a), Value::Number(b)) => match (a.as_i64(), b.as_i64()) {
-            (Some(a), Some(b)) => Some(a.cmp(&b)),
-            _ => a.as_f64()?.partial_cmp(&b.as_f64()?),
-        },
-        (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
-        _ => None,
+        (Value::String(left), Value::String(right)) => Some(left.cmp(right)),
+        _ => number::compare(left, right),
     }
 }
 
@@ -178,9 +204,26 @@ impl Parser<'_> {
         ConditionError::Expected { text: self.text.to_owned(), at: self.at, expected }
     }
 
+    /// Takes a word that is not the beginning of a longer one.
+    fn take_word(&mut self, word: &str) -> bool {
+        self.space();
+        let behind = self.rest().strip_prefix(word);
+        let found =
+            behind.is_some_and(|rest| !rest.starts_with(|next: char| next.is_alphanumeric() || next == '_'));
+        self.at += if found { word.len() } else { 0 };
+        found
+    }
+
     fn path(&mut self) -> Result<Path, ConditionError> {
         self.space();
-        let (path, used) = Path::prefix(self.rest())?;
+        if !self.rest().starts_with('$') {
+            return Err(self.expected("a path that begins with `$`"));
+        }
+        let (path, used) = Path::prefix(self.rest()).map_err(|error| PathError {
+            path: self.text.to_owned(),
+            at: self.at + error.at,
+            ..error
+        })?;
         self.at += used;
         Ok(path)
     }
@@ -188,7 +231,7 @@ impl Parser<'_> {
     fn all(&mut self, depth: usize) -> Result<Condition, ConditionError> {
         let first = self.one(depth)?;
         let mut conditions = vec![first];
-        while self.take("and ") {
+        while self.take_word("and") {
             conditions.push(self.one(depth)?);
         }
         Ok(if conditions.len() == 1 { conditions.remove(0) } else { Condition::All(conditions) })
@@ -210,15 +253,34 @@ impl Parser<'_> {
             self.need(")")?;
             return Ok(Condition::Any(path, Box::new(condition)));
         }
-        let operand = if self.take("len(") {
-            let path = self.path()?;
-            self.need(")")?;
-            Operand::Len(path)
-        } else {
-            Operand::Value(self.path()?)
-        };
+        if self.take_word("error") {
+            return Ok(Condition::Failed);
+        }
+        let operand = self.operand()?;
         let comparison = self.comparison()?;
         Ok(Condition::Compare(operand, comparison, self.literal()?))
+    }
+
+    fn operand(&mut self) -> Result<Operand, ConditionError> {
+        if self.take("len(") {
+            let path = self.path()?;
+            self.need(")")?;
+            return Ok(Operand::Len(path));
+        }
+        if self.take("key.") {
+            let len = name_len(self.rest());
+            if len == 0 {
+                return Err(self.expected("the name of a bound segment"));
+            }
+            let name = self.rest()[..len].to_owned();
+            self.at += len;
+            return Ok(Operand::Bound(name));
+        }
+        self.space();
+        if !self.rest().starts_with('$') {
+            return Err(self.expected("a path, `len(`, `key.`, `empty(`, `any(` or `error`"));
+        }
+        self.path().map(Operand::Value)
     }
 
     fn comparison(&mut self) -> Result<Comparison, ConditionError> {
@@ -255,7 +317,8 @@ impl Parser<'_> {
 /// The literal that `text` begins with: to the closing quote, or to the end of a word.
 fn literal_of(text: &str) -> &str {
     if !text.starts_with('"') {
-        return &text[..text.find([' ', ')', ',']).unwrap_or(text.len())];
+        return &text
+            [..text.find(|c: char| c.is_whitespace() || matches!(c, ')' | ',')).unwrap_or(text.len())];
     }
     let mut escaped = false;
     let end = text.char_indices().skip(1).find(|(_, c)| {
@@ -288,10 +351,30 @@ mod tests {
             ("any($.items, $.done == 2)", false),
             ("len($.items) > 1", true),
             (r#"$.type > 1"#, false),
+            (r#"$.type >= "A" and $.type < "AA""#, true),
+            ("\t$.n==7\tand $.n!=8", true),
+            ("any($.items, empty($.done))", true),
+            ("any($.n, $ == 7)", false),
+            ("len($.type) == 1 and len($.missing) == 0 and len($) == 4", true),
+            (r#"$.quoted == "a\"b) and""#, false),
+            ("error", false),
+            ("key.id == null", true),
         ];
         for (text, expected) in cases {
             assert_eq!(text.parse::<Condition>().unwrap().holds(&message), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn bound_names_and_failures_come_from_the_scope() {
+        let bindings =
+            Bindings::from([("filter".to_owned(), json!("active")), ("id".to_owned(), json!(7.0))]);
+        let root = json!([{"id":1}]);
+        let scope = Scope { root: &root, bindings: &bindings, failed: true };
+        let holds = |text: &str| text.parse::<Condition>().unwrap().holds_in(scope);
+        assert!(holds(r#"key.filter == "active" and key.id == 7 and error"#));
+        assert!(!holds(r#"key.filter != "active""#));
+        assert!(holds("any($, $.id == 1 and key.id > 6)"), "names reach into elements");
     }
 
     #[test]
@@ -304,6 +387,15 @@ mod tests {
         assert_eq!(expected("$.a == [1]"), (7, "a text, number, boolean or null"));
         assert_eq!(expected("empty($.a"), (9, ")"));
         assert_eq!(expected("$.a == 1 or $.b == 2"), (9, "`and` or the end"));
+        assert_eq!(expected("$.a == 1 and"), (12, "a path, `len(`, `key.`, `empty(`, `any(` or `error`"));
+        assert_eq!(expected("errors"), (0, "a path, `len(`, `key.`, `empty(`, `any(` or `error`"));
+        assert_eq!(expected("key.X == 1"), (4, "the name of a bound segment"));
+        assert_eq!(expected(r#"$.a == "x"#), (7, "a text, number, boolean or null"));
+        assert_eq!(expected("any($.a $.b == 1)"), (8, ","));
+        assert_eq!(expected("empty(a)"), (6, "a path that begins with `$`"));
+        let misspelt = "$.ok == 1 and $.a.[0] == 2".parse::<Condition>();
+        let Err(ConditionError::Path(PathError { path, at, .. })) = misspelt else { panic!("{misspelt:?}") };
+        assert_eq!((path.as_str(), at), ("$.ok == 1 and $.a.[0] == 2", 18));
         let deep = "any($, ".repeat(DEPTH_MAX + 1) + "$ == 1" + &")".repeat(DEPTH_MAX + 1);
         assert_eq!(deep.parse::<Condition>(), Err(ConditionError::TooDeep));
     }

@@ -1,20 +1,30 @@
-//! One upstream's life: attempts, reconnects, positions. Drives a [`Protocol`] and never touches a socket.
+//! One upstream's life: attempts, reconnects, positions, transports in turn. Drives a [`Protocol`] and never touches a
+//! socket.
+//!
+//! What it says about continuity: every [`Effect::Opened`] tells whether the messages behind it join those before. It is
+//! said when a transport opens, and again, with `resumed: false`, before a message that shows a hole: another history,
+//! or, where positions are dense, a number that is not the next.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use paceline_proto::{
     connection::{Connection as Shown, ConnectionState},
     hub::Resume,
     id::Position,
-    time::Time,
+    time::{Time, earliest},
 };
 use serde_json::Value;
 
 use crate::{
     backoff::Backoff,
-    protocol::{CloseAction, CloseInfo, ConnectRequest, Frame, Out, Outgoing, Protocol},
+    protocol::{Channels, CloseAction, CloseInfo, ConnectRequest, Frame, Out, Outgoing, Protocol},
 };
+
+/// A network that comes and goes makes us hurry at most once in this time.
+pub const HURRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Close code of a message that is too long: the same message would end the next connection too.
+const TOO_LONG: u16 = 1009;
 
 /// Facts the machine is told. Answers carry the token of the attempt; stale ones change nothing.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,7 +55,9 @@ pub enum Input {
         /// The frame.
         frame: Frame,
     },
-    /// The network came back: do not wait any longer.
+    /// The channels wanted at the upstream.
+    Channels(Channels),
+    /// The network, or a user, came back: do not wait any longer. Heeded once in five seconds.
     NetworkUp,
     /// The deadline passed.
     Deadline,
@@ -68,7 +80,7 @@ pub enum Effect {
         /// Token.
         attempt: u64,
     },
-    /// Messages follow; `resumed` = without a hole after the position asked for.
+    /// Messages follow; `resumed` = without a hole after the position asked for. Said again when a message disproves it.
     Opened {
         /// Nothing is missing.
         resumed: bool,
@@ -103,13 +115,20 @@ enum Phase {
 #[derive(Debug)]
 pub struct Connection {
     upstream: Arc<str>,
-    protocol: Box<dyn Protocol>,
+    /// In the order of preference, not empty.
+    protocols: Vec<Box<dyn Protocol>>,
+    /// Index of the one in use.
+    active: usize,
+    channels: Channels,
     backoff: Backoff,
     phase: Phase,
     attempts: u64,
     position: Option<Position>,
-    /// The reconnect asked for a position, and its first positioned message has not come yet.
-    unproven: bool,
+    /// The next message is said to join the last one: a hole before it must be told.
+    vouched: bool,
+    /// Past the snapshot, if there is one.
+    live: bool,
+    hurried: Option<Time>,
     outs: Vec<Out>,
 }
 
@@ -118,14 +137,25 @@ impl Connection {
     pub fn new(upstream: Arc<str>, protocol: Box<dyn Protocol>, backoff: Backoff) -> Self {
         Self {
             upstream,
-            protocol,
+            protocols: vec![protocol],
+            active: 0,
+            channels: Channels::new(),
             backoff,
             phase: Phase::Closed,
             attempts: 0,
             position: None,
-            unproven: false,
+            vouched: false,
+            live: false,
+            hurried: None,
             outs: Vec::new(),
         }
+    }
+
+    /// Adds another way to the same messages and positions, tried in its turn when those before it fail.
+    #[must_use]
+    pub fn or_else(mut self, protocol: Box<dyn Protocol>) -> Self {
+        self.protocols.push(protocol);
+        self
     }
 
     /// Handles one fact.
@@ -133,25 +163,28 @@ impl Connection {
         match input {
             Input::Open { resume } => {
                 self.position = resume;
-                self.drop_transport(out);
+                self.drop_transport(now, out);
                 self.connect(out);
             }
             Input::Close => {
-                self.drop_transport(out);
+                self.drop_transport(now, out);
                 self.phase = Phase::Closed;
                 self.show(ConnectionState::Paused, out);
             }
-            Input::Opened { attempt } if self.phase == (Phase::Connecting { attempt }) => self.opened(now, out),
+            Input::Opened { attempt } if self.phase == (Phase::Connecting { attempt }) => {
+                self.opened(now, out)
+            }
             Input::Ended { attempt, close } if self.is_current(attempt) => self.ended(now, &close, out),
             Input::Frame { attempt, frame } if self.phase == (Phase::Open { attempt }) => {
-                self.protocol.on_frame(now, frame, &mut self.outs);
+                self.protocols[self.active].on_frame(now, frame, &mut self.outs);
                 self.carry_out(now, out);
             }
-            Input::NetworkUp => {
-                if matches!(self.phase, Phase::Waiting { .. }) {
-                    self.connect(out);
-                }
+            Input::Channels(wanted) => {
+                self.protocols[self.active].set_channels(&wanted, &mut self.outs);
+                self.channels = wanted;
+                self.carry_out(now, out);
             }
+            Input::NetworkUp => self.hurry(now, out),
             Input::Deadline => self.deadline_passed(now, out),
             // Of an attempt that was dropped.
             Input::Opened { .. } | Input::Ended { .. } | Input::Frame { .. } => {}
@@ -162,7 +195,7 @@ impl Connection {
     pub fn deadline(&self) -> Option<Time> {
         match self.phase {
             Phase::Waiting { until } => Some(until),
-            Phase::Open { .. } => self.protocol.deadline(),
+            Phase::Open { .. } => earliest(self.protocols[self.active].deadline(), self.backoff.settles_at()),
             Phase::Closed | Phase::Connecting { .. } | Phase::Stopped => None,
         }
     }
@@ -185,15 +218,26 @@ impl Connection {
         self.attempts += 1;
         let attempt = self.attempts;
         self.phase = Phase::Connecting { attempt };
-        let request = self.protocol.request(self.position.as_ref());
+        let request = self.protocols[self.active].request(self.position.as_ref());
         out.push(Effect::Show(self.shown(ConnectionState::Connecting, None)));
         out.push(Effect::Connect { attempt, request });
     }
 
-    fn drop_transport(&mut self, out: &mut Vec<Effect>) {
+    fn hurry(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let lately = self.hurried.is_some_and(|hurried| now.since(hurried) < HURRY_INTERVAL);
+        if matches!(self.phase, Phase::Waiting { .. }) && !lately {
+            self.hurried = Some(now);
+            self.connect(out);
+        }
+    }
+
+    fn drop_transport(&mut self, now: Time, out: &mut Vec<Effect>) {
         if let Phase::Connecting { attempt } | Phase::Open { attempt } = self.phase {
             out.push(Effect::Drop { attempt });
             self.phase = Phase::Closed;
+            // The protocol forgets the transport; what to do next is decided here.
+            self.protocols[self.active].on_close(&CloseInfo::default());
+            self.backoff.closed(now);
         }
     }
 
@@ -202,10 +246,16 @@ impl Connection {
         self.phase = Phase::Open { attempt };
         self.backoff.opened(now);
         let asked = matches!(self.position, Some(Position::Seq { .. } | Position::Opaque(_)));
-        let resumed = asked && self.protocol.caps().resume == Resume::Proven;
-        self.unproven = resumed;
+        let protocol = &mut self.protocols[self.active];
+        let resumed = asked && protocol.caps().resume == Resume::Proven;
+        self.vouched = resumed;
         out.push(Effect::Opened { resumed });
-        self.protocol.on_open(now, &mut self.outs);
+        protocol.on_open(now, &mut self.outs);
+        self.live = self.outs.contains(&Out::Live);
+        if !self.live {
+            // A snapshot comes first.
+            self.show(ConnectionState::Degraded, out);
+        }
         self.carry_out(now, out);
     }
 
@@ -214,7 +264,10 @@ impl Connection {
             match item {
                 Out::Send(frame) => out.push(Effect::Send(frame)),
                 Out::Message { value, raw, position, live } => self.message(value, raw, position, live, out),
-                Out::Live => self.show(ConnectionState::Live, out),
+                Out::Live => {
+                    self.live = true;
+                    self.show(ConnectionState::Live, out);
+                }
                 Out::Unusable(why) => out.push(Effect::Unusable(why)),
                 Out::Drop(reason) => {
                     if let Phase::Open { attempt } = self.phase {
@@ -241,7 +294,8 @@ impl Connection {
                 // Sent again by the server around the place of the resume.
                 return;
             }
-            if std::mem::take(&mut self.unproven) && old.is_some_and(|old| !self.follows(old, new)) {
+            let joins = old.is_none_or(|old| self.follows(old, new));
+            if std::mem::replace(&mut self.vouched, true) && !joins {
                 out.push(Effect::Opened { resumed: false });
             }
             self.position = Some(new.clone());
@@ -249,11 +303,11 @@ impl Connection {
         out.push(Effect::Message { value, raw, position, live });
     }
 
-    /// Whether `new` is what a server that resumed after `old` may send first.
+    /// Whether nothing can be missing between the two.
     fn follows(&self, old: &Position, new: &Position) -> bool {
         match (old, new) {
             (Position::Seq { epoch: a, offset: x }, Position::Seq { epoch: b, offset: y }) => {
-                a == b && (!self.protocol.caps().dense || *y == *x + 1)
+                a == b && (!self.protocols[self.active].caps().dense || x.checked_add(1) == Some(*y))
             }
             _ => true,
         }
@@ -261,7 +315,10 @@ impl Connection {
 
     fn ended(&mut self, now: Time, close: &CloseInfo, out: &mut Vec<Effect>) {
         let was_open = matches!(self.phase, Phase::Open { .. });
-        let delay = match self.protocol.on_close(close) {
+        if close.code == Some(TOO_LONG) {
+            out.push(Effect::Unusable(format!("the connection ended: {}", close.reason)));
+        }
+        let delay = match self.protocols[self.active].on_close(close) {
             CloseAction::Occupied => self.backoff.occupied(now),
             CloseAction::Backoff(floor) if was_open => self.backoff.lost(now, floor),
             CloseAction::Backoff(floor) => self.backoff.failed(now, floor),
@@ -270,6 +327,11 @@ impl Connection {
                 return self.show(ConnectionState::Stopped(why), out);
             }
         };
+        if self.backoff.take_switch() && self.protocols.len() > 1 {
+            self.active = (self.active + 1) % self.protocols.len();
+            // Not open: nothing is sent before it is.
+            self.protocols[self.active].set_channels(&self.channels, &mut self.outs);
+        }
         let until = now + delay;
         self.phase = Phase::Waiting { until };
         let backoff_ms = u32::try_from(delay.as_millis()).unwrap_or(u32::MAX);
@@ -280,7 +342,11 @@ impl Connection {
         match self.phase {
             Phase::Waiting { until } if now >= until => self.connect(out),
             Phase::Open { .. } => {
-                self.protocol.on_deadline(now, &mut self.outs);
+                if self.backoff.settle(now) {
+                    let state = if self.live { ConnectionState::Live } else { ConnectionState::Degraded };
+                    self.show(state, out);
+                }
+                self.protocols[self.active].on_deadline(now, &mut self.outs);
                 self.carry_out(now, out);
             }
             Phase::Waiting { .. } | Phase::Closed | Phase::Connecting { .. } | Phase::Stopped => {}
@@ -295,150 +361,9 @@ impl Connection {
         Shown {
             upstream: self.upstream.clone(),
             state,
-            transport: self.protocol.transport().into(),
+            transport: self.protocols[self.active].transport().into(),
             attempts: self.backoff.failures(),
             backoff_ms,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::{
-        backoff::BackoffSpec,
-        random::Random,
-        websocket::{PositionSpec, WebSocketJson, WebSocketSpec},
-    };
-
-    struct Bench {
-        machine: Connection,
-        now: Time,
-    }
-
-    impl Bench {
-        fn new(resume: Resume) -> Self {
-            let mut spec = WebSocketSpec::new("ws://h/");
-            spec.position = Some(PositionSpec {
-                offset: "$.seq".parse().unwrap(),
-                epoch: Some("$.stream".parse().unwrap()),
-                resume_query: Some("since".into()),
-                resume,
-                dense: true,
-            });
-            let backoff = Backoff::new(BackoffSpec::default(), Random::new(1));
-            let protocol = Box::new(WebSocketJson::new(spec));
-            Self { machine: Connection::new("feed".into(), protocol, backoff), now: Time(1) }
-        }
-
-        fn tell(&mut self, input: Input) -> Vec<Effect> {
-            let mut out = Vec::new();
-            self.machine.handle(self.now, input, &mut out);
-            out
-        }
-
-        /// Opens at `resume`; returns the attempt, the URL, and what the opening said.
-        fn open(&mut self, resume: Option<u64>) -> (u64, String, bool) {
-            let resume = resume.map(|offset| Position::Seq { epoch: "a".into(), offset });
-            let out = self.tell(Input::Open { resume });
-            let (attempt, url) = connects(&out).expect("an attempt");
-            let resumed = self.tell(Input::Opened { attempt }).iter().find_map(|effect| match effect {
-                Effect::Opened { resumed } => Some(*resumed),
-                _ => None,
-            });
-            (attempt, url, resumed.expect("an opening"))
-        }
-
-        fn message(&mut self, attempt: u64, stream: &str, seq: u64) -> Vec<Effect> {
-            let text = format!(r#"{{"seq":{seq},"stream":"{stream}"}}"#);
-            let mut out = self.tell(Input::Frame { attempt, frame: Frame::Text(text.into()) });
-            out.retain(|effect| matches!(effect, Effect::Opened { .. } | Effect::Message { .. }));
-            out
-        }
-
-        fn end(&mut self, attempt: u64, status: Option<u16>) -> Vec<Effect> {
-            self.tell(Input::Ended { attempt, close: CloseInfo { status, ..CloseInfo::default() } })
-        }
-    }
-
-    fn connects(out: &[Effect]) -> Option<(u64, String)> {
-        out.iter().find_map(|effect| match effect {
-            Effect::Connect { attempt, request } => Some((*attempt, request.url.clone())),
-            _ => None,
-        })
-    }
-
-    #[test]
-    fn a_reconnect_resumes_behind_the_last_message_and_drops_what_comes_twice() {
-        let mut bench = Bench::new(Resume::Proven);
-        let (attempt, url, resumed) = bench.open(None);
-        assert_eq!((url.as_str(), resumed), ("ws://h/", false));
-        assert_eq!(bench.message(attempt, "a", 5).len(), 1);
-        bench.end(attempt, None);
-        assert_eq!(bench.machine.deadline(), Some(bench.now));
-        let (attempt, url) = connects(&bench.tell(Input::Deadline)).unwrap();
-        assert_eq!(url, "ws://h/?since=5");
-        assert!(bench.tell(Input::Opened { attempt }).contains(&Effect::Opened { resumed: true }));
-        assert_eq!(bench.message(attempt, "a", 5), []);
-        assert!(matches!(bench.message(attempt, "a", 6).as_slice(), [Effect::Message { .. }]));
-    }
-
-    #[test]
-    fn a_resume_that_is_disproved_is_taken_back_before_the_message() {
-        for (stream, seq, holds) in [("a", 6, true), ("a", 7, false), ("b", 6, false)] {
-            let mut bench = Bench::new(Resume::Proven);
-            let (attempt, _, resumed) = bench.open(Some(5));
-            assert!(resumed);
-            let out = bench.message(attempt, stream, seq);
-            let taken_back = out.first() == Some(&Effect::Opened { resumed: false });
-            assert_eq!(taken_back, !holds, "{stream} {seq}");
-            assert!(matches!(out.last(), Some(Effect::Message { .. })));
-        }
-    }
-
-    #[test]
-    fn without_proof_no_resume_is_claimed() {
-        for resume in [Resume::Unproven, Resume::None] {
-            assert!(!Bench::new(resume).open(Some(5)).2);
-        }
-    }
-
-    #[test]
-    fn reopening_behind_the_position_lets_messages_through_again() {
-        let mut bench = Bench::new(Resume::Proven);
-        let (attempt, ..) = bench.open(Some(10));
-        assert_eq!(bench.message(attempt, "a", 11).len(), 1);
-        let (again, url, _) = bench.open(Some(7));
-        assert_eq!(url, "ws://h/?since=7");
-        assert_eq!(bench.message(attempt, "a", 12), [], "the old transport is not heard any more");
-        assert_eq!(bench.message(again, "a", 8).len(), 1);
-    }
-
-    #[test]
-    fn an_occupied_server_is_tried_after_5_10_and_20_ms() {
-        let mut bench = Bench::new(Resume::Proven);
-        let (mut attempt, _) = connects(&bench.tell(Input::Open { resume: None })).unwrap();
-        for ms in [5, 10, 20] {
-            bench.end(attempt, Some(409));
-            let due = bench.now + Duration::from_millis(ms);
-            assert_eq!(bench.machine.deadline(), Some(due));
-            bench.now = due;
-            attempt = connects(&bench.tell(Input::Deadline)).unwrap().0;
-        }
-    }
-
-    #[test]
-    fn a_refusal_stops_and_a_return_of_the_network_does_not_wait() {
-        let mut bench = Bench::new(Resume::Proven);
-        let (attempt, _) = connects(&bench.tell(Input::Open { resume: None })).unwrap();
-        bench.end(attempt, Some(503));
-        assert!(connects(&bench.tell(Input::NetworkUp)).is_some());
-        let attempt = attempt + 1;
-        let out = bench.end(attempt, Some(401));
-        assert!(matches!(out.as_slice(), [Effect::Show(Shown { state: ConnectionState::Stopped(_), .. })]));
-        assert_eq!(bench.machine.deadline(), None);
-        assert_eq!(bench.end(attempt, None), [], "answers of an ended attempt change nothing");
     }
 }

@@ -27,6 +27,11 @@ pub struct PathError {
 }
 
 impl Path {
+    /// The path to a member of the root: `$.name`.
+    pub fn member(name: &str) -> Self {
+        Self(vec![Step::Member(name.to_owned())])
+    }
+
     /// The value the path leads to; `None` where there is nothing.
     pub fn find<'a>(&self, root: &'a Value) -> Option<&'a Value> {
         self.0.iter().try_fold(root, |value, step| match step {
@@ -116,11 +121,18 @@ mod tests {
         assert_eq!(find("$.x-y"), Some(json!(1)));
         assert_eq!(find("$.a.c"), None);
         assert_eq!(find("$.a.b[1]"), None);
+        assert_eq!(find("$[0]"), None);
+        assert_eq!("$.type".parse(), Ok(Path::member("type")));
+        for path in ["$", "$.a.b[0].id", "$.ä[12][0]"] {
+            assert_eq!(path.parse::<Path>().unwrap().to_string(), path);
+        }
     }
 
     #[test]
     fn errors_name_the_place() {
-        for (text, at) in [("a", 0), ("$.", 2), ("$[x]", 2), ("$[1", 3), ("$.a b", 3), ("", 0)] {
+        for (text, at) in
+            [("a", 0), ("$.", 2), ("$[x]", 2), ("$[1", 3), ("$.a b", 3), ("", 0), ("$.a..b", 4), ("$[-1]", 2)]
+        {
             assert_eq!(text.parse::<Path>().unwrap_err().at, at, "{text}");
         }
     }

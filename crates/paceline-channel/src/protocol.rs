@@ -1,6 +1,6 @@
 //! What an upstream protocol is: a pure machine between a transport's frames and the group's changes.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use paceline_proto::{hub::Resume, id::Position, time::Time};
@@ -118,18 +118,26 @@ pub enum CloseAction {
     Stop(String),
 }
 
+/// Channels wanted at an upstream, by the names it knows them by.
+pub type Channels = BTreeSet<Arc<str>>;
+
 /// An upstream protocol. Pure: no socket, no clock.
+///
+/// The life of a transport: `request` → `on_open` → `on_frame`*, `on_deadline`* → `on_close`, or `request` → `on_close`
+/// where it could not be opened. One transport at a time.
 pub trait Protocol: fmt::Debug {
     /// What it can do.
     fn caps(&self) -> Caps;
     /// The transport's name, for people.
     fn transport(&self) -> &'static str;
     /// How to connect so that messages continue after `position`.
-    fn request(&self, position: Option<&Position>) -> ConnectRequest;
+    fn request(&mut self, position: Option<&Position>) -> ConnectRequest;
     /// The transport is open.
     fn on_open(&mut self, now: Time, out: &mut Vec<Out>);
     /// A frame came.
     fn on_frame(&mut self, now: Time, frame: Frame, out: &mut Vec<Out>);
+    /// The channels that are wanted from now on; what differs is joined or left, at once or after the next `on_open`.
+    fn set_channels(&mut self, wanted: &Channels, out: &mut Vec<Out>);
     /// When `on_deadline` must be called.
     fn deadline(&self) -> Option<Time>;
     /// The deadline passed.

@@ -28,3 +28,30 @@ impl Random {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numbers_are_those_of_the_published_algorithm() {
+        let mut random = Random::new(1_234_567);
+        let numbers: Vec<u64> = (0..3).map(|_| random.next_u64()).collect();
+        assert_eq!(
+            numbers,
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
+        );
+    }
+
+    #[test]
+    fn bounds_are_included() {
+        let mut random = Random::new(1);
+        let mut seen = [0_u32; 4];
+        for _ in 0..4000 {
+            seen[usize::try_from(random.up_to(3)).unwrap()] += 1;
+        }
+        assert!(seen.iter().all(|times| (900..1100).contains(times)), "{seen:?}");
+        assert_eq!(random.up_to(0), 0);
+        random.up_to(u64::MAX);
+    }
+}

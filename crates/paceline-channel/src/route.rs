@@ -1,23 +1,30 @@
-//! Routes: what a message changes. One message makes one ordered list of changes, applied as one atom.
+//! Routes: what a message changes. One message makes one ordered list of changes, applied as one atom: all routes that
+//! fit, in the order of their declaration, then what a closure says.
+//!
+//! Paths begin at the message as it came, the envelope included. In keys, `{name}` stands for what the pattern of the
+//! route's channel bound.
 
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use paceline_proto::{
-    id::{Key, Stream, Version},
+    id::{Stream, Version},
     limits::VALUE_MAX,
     message::Change,
 };
-use paceline_query::{
-    key::{KeyError, QueryKey},
-    patch::Patch,
-};
+use paceline_query::{key::KeyError, number, patch::Patch};
 use serde_json::Value;
 
 use crate::{
-    condition::{Condition, ConditionError},
+    condition::{Bindings, Condition, ConditionError, Scope},
     path::{Path, PathError},
+    pattern::{Pattern, PatternError},
+    shape::{KeyShape, Shape},
+    template::{FillError, TemplateError},
 };
+
+/// Changes of one message. A message that makes more belongs into one value.
+pub const CHANGES_MAX: usize = 256;
 
 /// A message as routes see it.
 #[derive(Debug, Clone, Copy)]
@@ -40,9 +47,18 @@ pub enum RouteError {
     /// Its key is no array.
     #[error("read the key of a route: {0}")]
     Key(#[from] KeyError),
+    /// A text of its key is no template.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// Its channel is no pattern.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// Its key wants a name that its channel does not bind.
+    #[error("fill {{{0}}} in a key: the route's channel does not bind it")]
+    Unbound(String),
 }
 
-/// A message does not fit the route that matched. It changes nothing.
+/// A message does not fit the route that matched. It changes nothing, and the same message will fit no better later.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MisfitError {
     /// A path leads nowhere.
@@ -59,78 +75,65 @@ pub enum MisfitError {
         /// Its size.
         bytes: usize,
     },
+    /// A version is neither a whole number nor a text, so that it has no place among the others.
+    #[error("the version at {0} is neither a whole number nor a text")]
+    Version(String),
+    /// More changes than `CHANGES_MAX`.
+    #[error("the message makes {0} changes, at most {CHANGES_MAX} are allowed")]
+    TooMany(usize),
+    /// What the channel bound has no text.
+    #[error("the key cannot be filled: {0}")]
+    Fill(#[from] FillError),
+    /// A change that the closure made exceeds a bound.
+    #[error("the closure made a change of {0} bytes, more than is allowed")]
+    Closure(usize),
 }
 
-/// A template in which texts that are paths stand for what they lead to. `$$` begins a text with one `$`.
-#[derive(Debug, Clone, PartialEq)]
-enum Template {
-    Literal(Value),
-    Path(Path),
-    List(Vec<Template>),
-    Members(Vec<(String, Template)>),
+/// Where messages say what they are; missing parts are empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// The message's type, a text. Default: `$.type`.
+    pub name: Path,
+    /// The upstream's channel it came on, a text. Default: `$.channel`.
+    pub channel: Path,
 }
 
-impl Template {
-    fn new(value: &Value) -> Result<Self, PathError> {
-        Ok(match value {
-            Value::String(text) if text.starts_with("$$") => Self::Literal(Value::from(&text[1..])),
-            Value::String(text) if text.starts_with('$') => Self::Path(text.parse()?),
-            Value::Array(items) => Self::List(items.iter().map(Self::new).collect::<Result<_, _>>()?),
-            Value::Object(members) => Self::Members(
-                members
-                    .iter()
-                    .map(|(name, member)| Ok((name.clone(), Self::new(member)?)))
-                    .collect::<Result<_, PathError>>()?,
-            ),
-            other => Self::Literal(other.clone()),
-        })
-    }
-
-    fn fill(&self, message: &Value) -> Result<Value, MisfitError> {
-        Ok(match self {
-            Self::Literal(value) => value.clone(),
-            Self::Path(path) => {
-                path.find(message).cloned().ok_or_else(|| MisfitError::Missing(path.to_string()))?
-            }
-            Self::List(items) => {
-                Value::Array(items.iter().map(|item| item.fill(message)).collect::<Result<_, _>>()?)
-            }
-            Self::Members(members) => Value::Object(
-                members
-                    .iter()
-                    .map(|(name, member)| Ok((name.clone(), member.fill(message)?)))
-                    .collect::<Result<_, MisfitError>>()?,
-            ),
-        })
+impl Default for Envelope {
+    fn default() -> Self {
+        Self { name: Path::member("type"), channel: Path::member("channel") }
     }
 }
 
-#[derive(Debug, Clone, PartialEq)]
-struct KeyTemplate(Vec<Template>);
-
-impl KeyTemplate {
-    fn new(key: &Value) -> Result<Self, RouteError> {
-        let segments = key.as_array().ok_or(KeyError::NotAnArray)?;
-        Ok(Self(segments.iter().map(Template::new).collect::<Result<_, _>>()?))
-    }
-
-    fn fill(&self, message: &Value) -> Result<Key, MisfitError> {
-        let segments = self.0.iter().map(|part| part.fill(message)).collect::<Result<Vec<_>, _>>()?;
-        Ok(QueryKey::new(&segments)?.to_key())
-    }
+/// A message with what its envelope says.
+#[derive(Debug, Clone, Copy)]
+struct Letter<'a> {
+    message: Message<'a>,
+    name: &'a str,
+    channel: &'a str,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 enum Action {
-    Set { key: KeyTemplate, value: Path, version: Option<Path> },
-    Merge { key: KeyTemplate, patch: Template },
-    Invalidate { key: KeyTemplate, exact: bool },
+    Set { key: KeyShape, value: Path, version: Option<Path> },
+    Merge { key: KeyShape, patch: Shape },
+    Invalidate { key: KeyShape, exact: bool },
     Event { stream: Stream, data: Path },
+}
+
+impl Action {
+    const fn key(&self) -> Option<&KeyShape> {
+        match self {
+            Self::Set { key, .. } | Self::Merge { key, .. } | Self::Invalidate { key, .. } => Some(key),
+            Self::Event { .. } => None,
+        }
+    }
 }
 
 /// A declared route.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Route {
+    channel: Option<Pattern>,
+    names: Vec<String>,
     when: Option<Condition>,
     actions: Vec<Action>,
 }
@@ -139,6 +142,23 @@ impl Route {
     /// A route for every message.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Only for messages on channels of this pattern, for example `private-org.{org}`. What it binds fills `{org}` in
+    /// the keys of the route, and is `key.org` in its condition. Say it before the keys.
+    ///
+    /// # Errors
+    /// When the text is no pattern.
+    pub fn channel(mut self, pattern: &str) -> Result<Self, RouteError> {
+        self.channel = Some(Pattern::new(pattern)?);
+        Ok(self)
+    }
+
+    /// Only for messages of one of these types.
+    #[must_use]
+    pub fn named<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.names.extend(names.into_iter().map(Into::into));
+        self
     }
 
     /// Only for messages for which the condition holds.
@@ -150,60 +170,83 @@ impl Route {
         Ok(self)
     }
 
-    /// Sets a key (a JSON array whose texts may be paths) to the value at a path, with the version at another.
+    /// Sets a key (a JSON array whose texts may be paths) to the value at a path, with the version at another: a whole
+    /// number or a text. A message without one sets a value without version, which never replaces one with.
     ///
     /// # Errors
     /// When the key or a path is not valid.
-    pub fn set(mut self, key: &Value, value: &str, version: Option<&str>) -> Result<Self, RouteError> {
+    pub fn set(self, key: &Value, value: &str, version: Option<&str>) -> Result<Self, RouteError> {
         let version = version.map(str::parse).transpose()?;
-        self.actions.push(Action::Set { key: KeyTemplate::new(key)?, value: value.parse()?, version });
-        Ok(self)
+        self.act(Action::Set { key: KeyShape::new(key)?, value: value.parse()?, version })
     }
 
     /// Folds a merge patch, a JSON value whose texts may be paths, onto a key.
     ///
     /// # Errors
     /// As [`Route::set`].
-    pub fn merge(mut self, key: &Value, patch: &Value) -> Result<Self, RouteError> {
-        self.actions.push(Action::Merge { key: KeyTemplate::new(key)?, patch: Template::new(patch)? });
-        Ok(self)
+    pub fn merge(self, key: &Value, patch: &Value) -> Result<Self, RouteError> {
+        self.act(Action::Merge { key: KeyShape::new(key)?, patch: Shape::new(patch, false)? })
     }
 
     /// Marks keys at or under a key stale.
     ///
     /// # Errors
     /// As [`Route::set`].
-    pub fn invalidate(mut self, key: &Value, exact: bool) -> Result<Self, RouteError> {
-        self.actions.push(Action::Invalidate { key: KeyTemplate::new(key)?, exact });
-        Ok(self)
+    pub fn invalidate(self, key: &Value, exact: bool) -> Result<Self, RouteError> {
+        self.act(Action::Invalidate { key: KeyShape::new(key)?, exact })
     }
 
     /// Emits what is at a path as an ordered event of a stream.
     ///
     /// # Errors
     /// When the path is not valid.
-    pub fn event(mut self, stream: &str, data: &str) -> Result<Self, RouteError> {
-        self.actions.push(Action::Event { stream: stream.into(), data: data.parse()? });
+    pub fn event(self, stream: &str, data: &str) -> Result<Self, RouteError> {
+        self.act(Action::Event { stream: stream.into(), data: data.parse()? })
+    }
+
+    fn act(mut self, action: Action) -> Result<Self, RouteError> {
+        let wanted = action.key().map(KeyShape::names).unwrap_or_default();
+        let is_bound = |name: &str| self.channel.as_ref().is_some_and(|channel| channel.binds(name));
+        if let Some(unbound) = wanted.into_iter().find(|name| !is_bound(name)) {
+            return Err(RouteError::Unbound(unbound.to_owned()));
+        }
+        self.actions.push(action);
         Ok(self)
     }
 
-    fn apply(&self, message: Message<'_>, changes: &mut Vec<Change>) -> Result<(), MisfitError> {
-        if self.when.as_ref().is_some_and(|when| !when.holds(message.value)) {
-            return Ok(());
+    /// What the pattern of the channel binds, if the message is one for this route.
+    fn fits(&self, letter: Letter<'_>) -> Option<Bindings> {
+        if !self.names.is_empty() && !self.names.iter().any(|name| name == letter.name) {
+            return None;
         }
+        let bindings = match &self.channel {
+            Some(pattern) => pattern.bind(letter.channel)?,
+            None => Bindings::new(),
+        };
+        let scope = Scope { root: letter.message.value, bindings: &bindings, failed: false };
+        let holds = self.when.as_ref().is_none_or(|when| when.holds_in(scope));
+        holds.then_some(bindings)
+    }
+
+    fn apply(&self, letter: Letter<'_>, changes: &mut Vec<Change>) -> Result<(), MisfitError> {
+        let Some(bindings) = self.fits(letter) else { return Ok(()) };
+        let message = letter.message;
         for action in &self.actions {
             changes.push(match action {
                 Action::Set { key, value, version } => Change::Set {
-                    key: key.fill(message.value)?,
+                    key: key.fill(message.value, &bindings)?,
                     value: bytes_at(value, message)?,
-                    version: version.as_ref().map_or(Version::None, |path| version_at(path, message.value)),
+                    version: match version {
+                        Some(path) => version_at(path, message.value)?,
+                        None => Version::None,
+                    },
                 },
                 Action::Merge { key, patch } => Change::Merge {
-                    key: key.fill(message.value)?,
-                    patch: Patch::Merge(patch.fill(message.value)?).to_bytes().into(),
+                    key: key.fill(message.value, &bindings)?,
+                    patch: Patch::Merge(patch.fill(message.value, &bindings)?).to_bytes().into(),
                 },
                 Action::Invalidate { key, exact } => {
-                    Change::Invalidate { key: key.fill(message.value)?, exact: *exact }
+                    Change::Invalidate { key: key.fill(message.value, &bindings)?, exact: *exact }
                 }
                 Action::Event { stream, data } => {
                     Change::Event { stream: stream.clone(), data: bytes_at(data, message)? }
@@ -216,22 +259,34 @@ impl Route {
 
 fn bytes_at(path: &Path, message: Message<'_>) -> Result<Bytes, MisfitError> {
     let value = path.find(message.value).ok_or_else(|| MisfitError::Missing(path.to_string()))?;
-    let bytes = if std::ptr::eq(value, message.value) {
-        message.raw.clone()
-    } else {
-        Bytes::from(value.to_string())
-    };
+    let bytes =
+        if std::ptr::eq(value, message.value) { message.raw.clone() } else { Bytes::from(value.to_string()) };
     if bytes.len() > VALUE_MAX {
         return Err(MisfitError::TooLong { path: path.to_string(), bytes: bytes.len() });
     }
     Ok(bytes)
 }
 
-fn version_at(path: &Path, message: &Value) -> Version {
+fn version_at(path: &Path, message: &Value) -> Result<Version, MisfitError> {
+    let odd = || MisfitError::Version(path.to_string());
     match path.find(message) {
-        Some(Value::Number(number)) => number.as_u64().map_or(Version::None, Version::Number),
-        Some(Value::String(text)) => Version::Text(text.as_str().into()),
-        _ => Version::None,
+        None | Some(Value::Null) => Ok(Version::None),
+        Some(Value::Number(version)) => {
+            let whole = number::integer(version).and_then(|whole| u64::try_from(whole).ok());
+            whole.map(Version::Number).ok_or_else(odd)
+        }
+        Some(Value::String(text)) => Ok(Version::Text(text.as_str().into())),
+        Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => Err(odd()),
+    }
+}
+
+/// Bytes that a change adds to the wire.
+fn size(change: &Change) -> usize {
+    match change {
+        Change::Set { value, .. } => value.len(),
+        Change::Merge { patch, .. } => patch.len(),
+        Change::Event { data, .. } => data.len(),
+        Change::Invalidate { .. } => 0,
     }
 }
 
@@ -241,17 +296,26 @@ pub type Closure = Arc<dyn Fn(&Value) -> Vec<Change> + Send + Sync>;
 /// All routes of an upstream, in order; a closure comes last.
 #[derive(Clone, Default)]
 pub struct Router {
+    envelope: Envelope,
     routes: Vec<Route>,
     closure: Option<Closure>,
 }
 
 impl fmt::Debug for Router {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Router").field("routes", &self.routes).field("closure", &self.closure.is_some()).finish()
+        f.debug_struct("Router")
+            .field("routes", &self.routes)
+            .field("closure", &self.closure.is_some())
+            .finish()
     }
 }
 
 impl Router {
+    /// Says where messages have their type and channel.
+    pub fn set_envelope(&mut self, envelope: Envelope) {
+        self.envelope = envelope;
+    }
+
     /// Adds a declared route.
     pub fn push(&mut self, route: Route) {
         self.routes.push(route);
@@ -265,14 +329,24 @@ impl Router {
     /// Everything the message changes, in order.
     ///
     /// # Errors
-    /// When it does not fit a route that matched: it changes nothing then.
+    /// When it does not fit a route that matched, or a bound: it changes nothing then.
     pub fn changes(&self, message: Message<'_>) -> Result<Vec<Change>, MisfitError> {
+        let text = |path: &Path| path.find(message.value).and_then(Value::as_str).unwrap_or_default();
+        let letter =
+            Letter { message, name: text(&self.envelope.name), channel: text(&self.envelope.channel) };
         let mut changes = Vec::new();
         for route in &self.routes {
-            route.apply(message, &mut changes)?;
+            route.apply(letter, &mut changes)?;
         }
         if let Some(closure) = &self.closure {
-            changes.extend(closure(message.value));
+            let made = closure(message.value);
+            if let Some(bytes) = made.iter().map(size).find(|bytes| *bytes > VALUE_MAX) {
+                return Err(MisfitError::Closure(bytes));
+            }
+            changes.extend(made);
+        }
+        if changes.len() > CHANGES_MAX {
+            return Err(MisfitError::TooMany(changes.len()));
         }
         Ok(changes)
     }
@@ -334,5 +408,107 @@ mod tests {
         assert!(changes(route(), &json!({"d":"x".repeat(VALUE_MAX - 2)})).is_ok());
         let over = changes(route(), &json!({"d":"x".repeat(VALUE_MAX - 1)}));
         assert_eq!(over, Err(MisfitError::TooLong { path: "$.d".into(), bytes: VALUE_MAX + 1 }));
+    }
+
+    #[test]
+    fn a_channel_binds_names_for_keys_and_conditions() {
+        let route = || {
+            Route::new()
+                .named(["LabelApproved", "LabelRejected"])
+                .channel("private-org.{org}")
+                .and_then(|r| r.when("key.org > 5"))
+                .and_then(|r| r.invalidate(&json!(["labels", "{org}", "of-{org}", {"in": "{org}"}]), true))
+                .unwrap()
+        };
+        let message = |name: &str, channel: &str| json!({"type": name, "channel": channel, "data": {}});
+        let key = key!["labels", 7, "of-7", { "in": 7 }].to_key();
+        let fitting = changes(route(), &message("LabelRejected", "private-org.7"));
+        assert_eq!(fitting, Ok(vec![Change::Invalidate { key, exact: true }]));
+        for (name, channel) in [
+            ("LabelMoved", "private-org.7"),
+            ("LabelApproved", "private-org.5"),
+            ("LabelApproved", "private-org.7.inventory"),
+            ("LabelApproved", "private-transfer.7"),
+        ] {
+            assert_eq!(changes(route(), &message(name, channel)), Ok(vec![]), "{name} {channel}");
+        }
+        assert_eq!(changes(route(), &json!([1])), Ok(vec![]), "no envelope at all");
+    }
+
+    #[test]
+    fn the_envelope_says_where_type_and_channel_are() {
+        let mut router = Router::default();
+        router.set_envelope(Envelope { name: "$.e.n".parse().unwrap(), channel: "$.c".parse().unwrap() });
+        router.push(Route::new().named(["x"]).channel("{c}").and_then(|r| r.event("s", "$.e")).unwrap());
+        let value = json!({"e":{"n":"x"},"c":"any","type":"y"});
+        let made = router.changes(Message { value: &value, raw: &Bytes::from(value.to_string()) });
+        let data = Bytes::from(r#"{"n":"x"}"#);
+        assert_eq!(made, Ok(vec![Change::Event { stream: "s".into(), data }]));
+    }
+
+    #[test]
+    fn a_version_is_a_whole_number_or_a_text_or_absent() {
+        let route = || Route::new().set(&json!(["k"]), "$.v", Some("$.v")).unwrap();
+        let version = |message: Value| match changes(route(), &message)?.remove(0) {
+            Change::Set { version, .. } => Ok(version),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(version(json!({"v":7})), Ok(Version::Number(7)));
+        assert_eq!(version(json!({"v":7.0})), Ok(Version::Number(7)));
+        assert_eq!(version(json!({"v":u64::MAX})), Ok(Version::Number(u64::MAX)));
+        assert_eq!(
+            version(json!({"v":"2026-01-01T00:00:00Z"})),
+            Ok(Version::Text("2026-01-01T00:00:00Z".into()))
+        );
+        assert_eq!(version(json!({"v":null})), Ok(Version::None));
+        for odd in [json!(-1), json!(1.5), json!(true), json!([1]), json!({})] {
+            assert_eq!(version(json!({"v":odd})), Err(MisfitError::Version("$.v".into())), "{odd}");
+        }
+    }
+
+    #[test]
+    fn declarations_are_refused_where_they_are_wrong() {
+        let unbound =
+            Route::new().channel("org.{org}").and_then(|r| r.invalidate(&json!(["{license}"]), true));
+        assert_eq!(unbound, Err(RouteError::Unbound("license".into())));
+        assert!(matches!(Route::new().set(&json!(["a"]), "data", None), Err(RouteError::Path(_))));
+        assert!(matches!(
+            Route::new().set(&json!("a"), "$", None),
+            Err(RouteError::Key(KeyError::NotAnArray))
+        ));
+        assert!(matches!(Route::new().set(&json!([]), "$", None), Err(RouteError::Key(KeyError::Empty))));
+        assert!(matches!(Route::new().set(&json!(["$x"]), "$", None), Err(RouteError::Path(_))));
+        assert!(matches!(Route::new().merge(&json!(["a"]), &json!({"b":"$["})), Err(RouteError::Path(_))));
+        assert!(matches!(Route::new().when("$.a"), Err(RouteError::Condition(_))));
+        assert!(matches!(
+            Route::new().invalidate(&json!(["{secret:x}"]), true),
+            Err(RouteError::Template(_))
+        ));
+        // In values braces are text.
+        assert!(Route::new().merge(&json!(["a"]), &json!("{b}")).is_ok());
+    }
+
+    #[test]
+    fn routes_apply_in_order_then_the_closure_and_all_or_nothing() {
+        let mut router = Router::default();
+        for stream in ["one", "two"] {
+            router.push(Route::new().event(stream, "$").unwrap());
+        }
+        let change =
+            |stream: &str, data: &'static str| Change::Event { stream: stream.into(), data: data.into() };
+        router.set_closure(Arc::new(move |message| match message["n"].as_u64() {
+            Some(0) => vec![Change::Event { stream: "big".into(), data: vec![b'1'; VALUE_MAX + 1].into() }],
+            Some(n) => (0..n).map(|_| change("three", "3")).collect(),
+            None => Vec::new(),
+        }));
+        let made = |text: &'static str| {
+            let value = serde_json::from_str(text).unwrap();
+            router.changes(Message { value: &value, raw: &Bytes::from(text) })
+        };
+        let expected = [change("one", r#"{"n":1}"#), change("two", r#"{"n":1}"#), change("three", "3")];
+        assert_eq!(made(r#"{"n":1}"#), Ok(expected.to_vec()));
+        assert_eq!(made(r#"{"n":0}"#), Err(MisfitError::Closure(VALUE_MAX + 1)));
+        assert_eq!(made(r#"{"n":254}"#).map(|all| all.len()), Ok(CHANGES_MAX));
+        assert_eq!(made(r#"{"n":255}"#), Err(MisfitError::TooMany(CHANGES_MAX + 1)));
     }
 }

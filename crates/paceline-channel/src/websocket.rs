@@ -1,20 +1,23 @@
-//! JSON messages over a WebSocket, with the place of type, position and data configured by paths.
+//! JSON messages over a WebSocket; where a message has its position is configured by paths.
 
 use std::time::Duration;
 
-use paceline_proto::{
-    hub::Resume,
-    id::Position,
-    limits::VALUE_MAX,
-    time::{Time, earliest},
-};
+use paceline_proto::{hub::Resume, id::Position, limits::VALUE_MAX, time::Time};
 use serde_json::Value;
 
 use crate::{
-    condition::Condition,
+    condition::{Bindings, Condition},
     path::Path,
-    protocol::{Caps, CloseAction, CloseInfo, ConnectRequest, Frame, Out, Outgoing, Protocol, Secret},
+    protocol::{
+        Caps, Channels, CloseAction, CloseInfo, ConnectRequest, Frame, Out, Outgoing, Protocol, Secret,
+    },
+    template::{Template, percent_encode},
 };
+
+/// Channels joined on one connection. More would not fit the transport's queue after a reconnect.
+pub const CHANNELS_MAX: usize = 512;
+/// A server that closes with a complaint, or asks to come later, is left alone for so long.
+const COMPLAINT_FLOOR: Duration = Duration::from_secs(1);
 
 /// A server that asks for more than this is not waited for; the backoff's own cap decides.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(15 * 60);
@@ -22,7 +25,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(15 * 60);
 /// Where messages say where they stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PositionSpec {
-    /// The number (or text) of a message.
+    /// The number (or text) of a message. Numbers ascend, and no two messages of a history have one: a message at or
+    /// before the last number is a repetition and is dropped.
     pub offset: Path,
     /// The server's name for the history the number belongs to.
     pub epoch: Option<Path>,
@@ -56,9 +60,16 @@ pub struct WebSocketSpec {
     pub subprotocols: Vec<String>,
     /// Positions, if messages have them.
     pub position: Option<PositionSpec>,
+    /// Query parameter that names the history a resume belongs to, if the server wants it.
+    pub resume_epoch_query: Option<String>,
+    /// Sent to join a channel: `{channel}` in it is the channel. `None` = there is nothing to join.
+    pub subscribe: Option<Template>,
+    /// Sent to leave a channel.
+    pub unsubscribe: Option<Template>,
     /// Heartbeat, if wanted.
     pub heartbeat: Option<Heartbeat>,
-    /// A message that ends the snapshot which the server sends on connect; `None` = it sends none.
+    /// A message that ends the snapshot which the server sends on connect; `None` = it sends none. A connection that
+    /// resumes with proof gets the missing messages instead of a snapshot.
     pub live_when: Option<Condition>,
     /// Longest message taken, bytes.
     pub max_message: usize,
@@ -72,6 +83,9 @@ impl WebSocketSpec {
             headers: Vec::new(),
             subprotocols: Vec::new(),
             position: None,
+            resume_epoch_query: None,
+            subscribe: None,
+            unsubscribe: None,
             heartbeat: None,
             live_when: None,
             max_message: VALUE_MAX,
@@ -83,22 +97,42 @@ impl WebSocketSpec {
 #[derive(Debug)]
 pub struct WebSocketJson {
     spec: WebSocketSpec,
+    wanted: Channels,
+    joined: Channels,
+    open: bool,
+    /// The request asked for the messages after a position.
+    resumes: bool,
     live: bool,
-    heard: Option<Time>,
+    /// The last inbound frame, or the opening.
+    heard: Time,
+    /// The last heartbeat sent on this connection.
     beat: Option<Time>,
+    /// When to look at `heard` again. Not moved by each frame: frames come by the thousand.
+    check: Option<Time>,
 }
 
 impl WebSocketJson {
     /// Not connected.
     pub const fn new(spec: WebSocketSpec) -> Self {
-        Self { spec, live: false, heard: None, beat: None }
+        Self {
+            spec,
+            wanted: Channels::new(),
+            joined: Channels::new(),
+            open: false,
+            resumes: false,
+            live: false,
+            heard: Time::ZERO,
+            beat: None,
+            check: None,
+        }
     }
 
     fn position(&self, message: &Value) -> Option<Position> {
         let spec = self.spec.position.as_ref()?;
         match spec.offset.find(message)? {
             Value::Number(number) => {
-                let epoch = spec.epoch.as_ref().and_then(|path| path.find(message)).map(text).unwrap_or_default();
+                let epoch =
+                    spec.epoch.as_ref().and_then(|path| path.find(message)).map(text).unwrap_or_default();
                 Some(Position::Seq { epoch: epoch.into(), offset: number.as_u64()? })
             }
             Value::String(opaque) => Some(Position::Opaque(opaque.as_str().into())),
@@ -106,11 +140,55 @@ impl WebSocketJson {
         }
     }
 
-    fn heartbeat_deadlines(&self) -> Option<(Time, Time)> {
+    /// When the next heartbeat is due, and when the server is dead, as far as it was heard.
+    fn due(&self) -> Option<(Time, Time)> {
         let heartbeat = self.spec.heartbeat.as_ref()?;
-        let heard = self.heard?;
-        let due = self.beat.map_or(heard, |beat| beat.max(heard)) + heartbeat.every;
-        Some((due, heard + heartbeat.dead_after))
+        let beat = self.beat.map_or(self.heard, |beat| beat.max(self.heard)) + heartbeat.every;
+        Some((beat, self.heard + heartbeat.dead_after))
+    }
+
+    fn check_later(&mut self) {
+        self.check = self.due().map(|(beat, dead)| beat.min(dead));
+    }
+
+    /// Joins and leaves until the joined channels are the wanted ones. Leaves first: servers count.
+    fn adjust(&mut self, out: &mut Vec<Out>) {
+        if !self.open {
+            return;
+        }
+        let left: Vec<_> = self.joined.difference(&self.wanted).cloned().collect();
+        for channel in left {
+            self.joined.remove(&channel);
+            send(self.spec.unsubscribe.as_ref(), &channel, out);
+        }
+        let new: Vec<_> = self.wanted.difference(&self.joined).cloned().collect();
+        for channel in new {
+            if self.joined.len() == CHANNELS_MAX {
+                let why = format!(
+                    "more than {CHANNELS_MAX} channels are wanted; {channel:?} and later ones are not joined"
+                );
+                return out.push(Out::Unusable(why));
+            }
+            send(self.spec.subscribe.as_ref(), &channel, out);
+            self.joined.insert(channel);
+        }
+    }
+
+    fn closed(&mut self) {
+        self.open = false;
+        self.joined.clear();
+        self.check = None;
+    }
+}
+
+fn send(template: Option<&Template>, channel: &str, out: &mut Vec<Out>) {
+    let Some(template) = template else { return };
+    let bindings = Bindings::from([("channel".to_owned(), Value::from(channel))]);
+    match template.fill(&bindings) {
+        Ok(text) => out.push(Out::Send(Outgoing::Text(text))),
+        Err(error) => {
+            out.push(Out::Unusable(format!("the channel {channel:?} cannot be asked for: {error}")))
+        }
     }
 }
 
@@ -126,21 +204,24 @@ impl Protocol for WebSocketJson {
         "websocket"
     }
 
-    fn request(&self, position: Option<&Position>) -> ConnectRequest {
+    fn request(&mut self, position: Option<&Position>) -> ConnectRequest {
         let mut url = self.spec.url.clone();
-        let parameter = self.spec.position.as_ref().and_then(|spec| spec.resume_query.as_ref());
+        let parameter = self.spec.position.as_ref().and_then(|spec| spec.resume_query.as_deref());
+        self.resumes = false;
         if let (Some(name), Some(position)) = (parameter, position) {
-            let value = match position {
-                Position::Seq { offset, .. } => Some(offset.to_string()),
-                Position::Opaque(opaque) => Some(opaque.to_string()),
+            let (epoch, value) = match position {
+                Position::Seq { epoch, offset } => (Some(epoch.as_ref()), Some(offset.to_string())),
+                Position::Opaque(opaque) => (None, Some(opaque.to_string())),
                 // Counted here: it means nothing to the server.
-                Position::Local { .. } => None,
+                Position::Local { .. } => (None, None),
             };
             if let Some(value) = value {
-                url.push(if url.contains('?') { '&' } else { '?' });
-                url.push_str(&percent_encode(name));
-                url.push('=');
-                url.push_str(&percent_encode(&value));
+                self.resumes = true;
+                add_parameter(&mut url, name, &value);
+                let epoch = epoch.filter(|epoch| !epoch.is_empty());
+                if let (Some(name), Some(epoch)) = (self.spec.resume_epoch_query.as_deref(), epoch) {
+                    add_parameter(&mut url, name, epoch);
+                }
             }
         }
         ConnectRequest {
@@ -152,16 +233,20 @@ impl Protocol for WebSocketJson {
     }
 
     fn on_open(&mut self, now: Time, out: &mut Vec<Out>) {
-        self.heard = Some(now);
+        self.open = true;
+        self.heard = now;
         self.beat = None;
-        self.live = self.spec.live_when.is_none();
+        self.check_later();
+        self.live = self.spec.live_when.is_none() || (self.resumes && self.caps().resume == Resume::Proven);
+        self.joined.clear();
+        self.adjust(out);
         if self.live {
             out.push(Out::Live);
         }
     }
 
     fn on_frame(&mut self, now: Time, frame: Frame, out: &mut Vec<Out>) {
-        self.heard = Some(now);
+        self.heard = now;
         let raw = match frame {
             Frame::Text(raw) | Frame::Binary(raw) => raw,
             Frame::Alive => return,
@@ -170,7 +255,7 @@ impl Protocol for WebSocketJson {
             Ok(value) => value,
             Err(error) => return out.push(Out::Unusable(format!("a message is not JSON: {error}"))),
         };
-        if !self.live && self.spec.live_when.as_ref().is_some_and(|when| when.holds(&value)) {
+        if self.spec.live_when.as_ref().is_some_and(|when| when.holds(&value)) {
             self.live = true;
             return out.push(Out::Live);
         }
@@ -178,35 +263,49 @@ impl Protocol for WebSocketJson {
         out.push(Out::Message { value, raw, position, live: self.live });
     }
 
+    fn set_channels(&mut self, wanted: &Channels, out: &mut Vec<Out>) {
+        self.wanted.clone_from(wanted);
+        self.adjust(out);
+    }
+
     fn deadline(&self) -> Option<Time> {
-        self.heartbeat_deadlines().and_then(|(beat, dead)| earliest(Some(beat), Some(dead)))
+        self.check
     }
 
     fn on_deadline(&mut self, now: Time, out: &mut Vec<Out>) {
-        let Some((beat, dead)) = self.heartbeat_deadlines() else { return };
+        if self.check.is_none_or(|check| now < check) {
+            return;
+        }
+        let Some((beat, dead)) = self.due() else { return };
         if now >= dead {
-            self.heard = None;
-            out.push(Out::Drop("the server was silent for too long".to_owned()));
-        } else if now >= beat {
+            self.closed();
+            return out.push(Out::Drop("the server was silent for too long".to_owned()));
+        }
+        if now >= beat {
             self.beat = Some(now);
             let text = self.spec.heartbeat.as_ref().and_then(|heartbeat| heartbeat.send.clone());
             out.push(Out::Send(text.map_or(Outgoing::Ping, Outgoing::Text)));
         }
+        self.check_later();
     }
 
     fn on_close(&mut self, close: &CloseInfo) -> CloseAction {
-        self.heard = None;
+        self.closed();
         let hint = close.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
         match (close.status, close.code) {
             (Some(409), _) => CloseAction::Occupied,
             (Some(408 | 425 | 429 | 500..=599) | None, None) => CloseAction::Backoff(hint),
-            (Some(status @ (401 | 403)), _) => {
-                CloseAction::Stop(format!("the server refused the credentials (status {status}); check the headers"))
-            }
+            (Some(status @ (401 | 403)), _) => CloseAction::Stop(format!(
+                "the server refused the credentials (status {status}); check the headers"
+            )),
             (Some(status @ 300..=399), _) => {
                 CloseAction::Stop(format!("the server redirects (status {status}); use the final address"))
             }
             (Some(status), _) => CloseAction::Stop(format!("the server refused with status {status}")),
+            // RFC 6455, 7.4.1: protocol error, kind of data, text, policy, size, extension; 1012 and 1013 ask for later.
+            (None, Some(1002 | 1003 | 1007..=1010 | 1012 | 1013)) => {
+                CloseAction::Backoff(hint.max(COMPLAINT_FLOOR))
+            }
             (None, Some(_)) => CloseAction::Backoff(hint),
         }
     }
@@ -219,17 +318,11 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// RFC 3986: everything but unreserved characters.
-fn percent_encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
+fn add_parameter(url: &mut String, name: &str, value: &str) {
+    url.push(if url.contains('?') { '&' } else { '?' });
+    url.push_str(&percent_encode(name));
+    url.push('=');
+    url.push_str(&percent_encode(value));
 }
 
 #[cfg(test)]
@@ -259,10 +352,15 @@ mod tests {
         let mut machine = WebSocketJson::new(spec());
         machine.on_open(Time(0), &mut Vec::new());
         let out = frame(&mut machine, 1, r#"{"seq":41,"stream":"a"}"#);
-        let Some(Out::Message { position: Some(position), live: true, .. }) = out.first() else { panic!("{out:?}") };
+        let Some(Out::Message { position: Some(position), live: true, .. }) = out.first() else {
+            panic!("{out:?}")
+        };
         assert_eq!(*position, Position::Seq { epoch: "a".into(), offset: 41 });
         assert_eq!(machine.request(Some(position)).url, "ws://h/feed?x=1&since=41");
-        assert_eq!(machine.request(Some(&Position::Opaque("a b&c".into()))).url, "ws://h/feed?x=1&since=a%20b%26c");
+        assert_eq!(
+            machine.request(Some(&Position::Opaque("a b&c".into()))).url,
+            "ws://h/feed?x=1&since=a%20b%26c"
+        );
         assert_eq!(machine.request(None).url, "ws://h/feed?x=1");
     }
 
@@ -285,9 +383,13 @@ mod tests {
         assert!(matches!(frame(&mut machine, 1, "{}").as_slice(), [Out::Message { live: false, .. }]));
         assert_eq!(frame(&mut machine, 2, r#"{"type":"live"}"#), [Out::Live]);
         assert!(matches!(frame(&mut machine, 3, "{}").as_slice(), [Out::Message { live: true, .. }]));
-        // Again from the start after a reconnect.
+        // Again from the start after a reconnect without a position; with one, the server goes on where it was.
+        machine.request(None);
         machine.on_open(Time(4), &mut out);
         assert!(matches!(frame(&mut machine, 5, "{}").as_slice(), [Out::Message { live: false, .. }]));
+        machine.request(Some(&Position::Seq { epoch: "a".into(), offset: 1 }));
+        machine.on_open(Time(6), &mut out);
+        assert!(matches!(frame(&mut machine, 7, "{}").as_slice(), [Out::Message { live: true, .. }]));
     }
 
     #[test]

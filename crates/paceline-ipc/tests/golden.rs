@@ -174,6 +174,7 @@ fn to_hub() -> Vec<ToHub> {
         ToHub::OfferRest {
             channels: vec![ChannelOffer { channel: channel(), covered: seq(), ring_after: None, complete: true }],
             ops: vec![(MARK, set())],
+            applied: vec![Applied { session: SESSION, runs: vec![(1, 4)] }],
             end: true,
         },
         ToHub::Values(vec![held()]),

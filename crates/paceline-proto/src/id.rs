@@ -218,6 +218,20 @@ pub enum Position {
 }
 
 impl Position {
+    /// Where a session stands that follows a channel whose first message has not come. Compares with nothing.
+    pub const START: Self = Self::Local { epoch: Epoch::NONE, n: 0 };
+
+    /// The position before this one, where positions are numbers.
+    pub fn previous(&self) -> Option<Self> {
+        match self {
+            Self::Seq { epoch, offset } => {
+                Some(Self::Seq { epoch: epoch.clone(), offset: offset.checked_sub(1)? })
+            }
+            Self::Local { epoch, n } => Some(Self::Local { epoch: *epoch, n: n.checked_sub(1)? }),
+            Self::Opaque(_) => None,
+        }
+    }
+
     /// Whether `self` is at or past `other`; `None` where the two cannot be compared.
     pub fn covers(&self, other: &Position) -> Option<bool> {
         match (self, other) {

@@ -461,6 +461,8 @@ pub enum ToHub {
         channels: Vec<ChannelOffer>,
         /// Operations above the stable offset.
         ops: Vec<(Mark, HeldOp)>,
+        /// Operations whose effect is in the values held, those below the stable offset included.
+        applied: Vec<Applied>,
         /// The offer is complete.
         end: bool,
     },
@@ -606,7 +608,7 @@ pub struct SnapshotEnd {
     /// Where the event rings begin that an heir now holds (`None` = since the channel began). To others: the channels
     /// that have not begun.
     pub rings: Vec<(Channel, Option<Position>)>,
-    /// Operations applied so far (to heirs).
+    /// Operations whose effect is in it, those whose bytes are not kept any more included.
     pub applied: Vec<Applied>,
 }
 

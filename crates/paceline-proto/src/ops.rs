@@ -9,6 +9,29 @@ use crate::{
     seqs::Seqs,
 };
 
+/// Numbers of operations, of as many sessions as a group may have; the longest idle ones are forgotten first.
+#[derive(Debug, Default)]
+pub(crate) struct KnownOps {
+    sessions: BTreeMap<SessionId, (Mark, Seqs)>,
+}
+
+impl KnownOps {
+    pub(crate) fn note(&mut self, session: SessionId, first: u64, last: u64, mark: Mark) {
+        if !self.sessions.contains_key(&session) && self.sessions.len() >= SESSIONS_MAX {
+            let idle =
+                self.sessions.iter().min_by_key(|(_, (latest, _))| *latest).map(|(session, _)| *session);
+            idle.map(|session| self.sessions.remove(&session));
+        }
+        let (latest, seqs) = self.sessions.entry(session).or_default();
+        *latest = mark.max(*latest);
+        seqs.insert_run(first, last);
+    }
+
+    pub(crate) fn has(&self, id: OpId) -> bool {
+        self.sessions.get(&id.session).is_some_and(|(_, seqs)| seqs.contains(id.seq))
+    }
+}
+
 /// Operations above the stable place with their bytes, and the numbers of all that were applied.
 ///
 /// **Invariant:** an operation's id is here exactly if its effect is in the values held with it.
@@ -17,14 +40,14 @@ pub(crate) struct KeptOps {
     kept: BTreeMap<Mark, HeldOp>,
     marks: BTreeMap<OpId, Mark>,
     of_key: BTreeMap<Key, BTreeSet<Mark>>,
-    applied: BTreeMap<SessionId, (Mark, Seqs)>,
+    known: KnownOps,
     bytes: usize,
 }
 
 impl KeptOps {
     /// Takes an operation that took effect at `mark`.
     pub(crate) fn insert(&mut self, mark: Mark, op: HeldOp) {
-        self.note(op.id, mark);
+        self.known.note(op.id.session, op.id.seq, op.id.seq, mark);
         if let Some(old) = self.marks.insert(op.id, mark)
             && old != mark
         {
@@ -42,32 +65,17 @@ impl KeptOps {
         }
     }
 
-    /// Takes an id alone.
-    fn note(&mut self, id: OpId, mark: Mark) {
-        if !self.applied.contains_key(&id.session) && self.applied.len() >= SESSIONS_MAX {
-            let idle =
-                self.applied.iter().min_by_key(|(_, (latest, _))| *latest).map(|(session, _)| *session);
-            idle.map(|session| self.applied.remove(&session));
-        }
-        let (latest, seqs) = self.applied.entry(id.session).or_default();
-        *latest = mark.max(*latest);
-        seqs.insert(id.seq);
-    }
-
     pub(crate) fn note_applied(&mut self, applied: &[Applied], mark: Mark) {
         for of_session in applied {
             for &(first, last) in &of_session.runs {
-                self.note(OpId { session: of_session.session, seq: first }, mark);
-                if let Some((_, seqs)) = self.applied.get_mut(&of_session.session) {
-                    seqs.insert_run(first, last);
-                }
+                self.known.note(of_session.session, first, last, mark);
             }
         }
     }
 
     /// Whether the operation took effect, however long ago.
     pub(crate) fn knows(&self, id: OpId) -> bool {
-        self.applied.get(&id.session).is_some_and(|(_, seqs)| seqs.contains(id.seq))
+        self.known.has(id)
     }
 
     /// Where it took effect, if it is still kept.
@@ -91,7 +99,11 @@ impl KeptOps {
 
     pub(crate) fn applied(&self) -> Vec<Applied> {
         let runs = |seqs: &Seqs| seqs.runs().to_vec();
-        self.applied.iter().map(|(&session, (_, seqs))| Applied { session, runs: runs(seqs) }).collect()
+        self.known
+            .sessions
+            .iter()
+            .map(|(&session, (_, seqs))| Applied { session, runs: runs(seqs) })
+            .collect()
     }
 
     /// Drops the bytes of what every counted member has.

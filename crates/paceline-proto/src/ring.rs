@@ -54,10 +54,8 @@ impl Kept {
         match self {
             Self::Event(event) => at.covers(&event.origin.1) == Some(true),
             Self::Gap { gap: Gap { upto: Some(upto), .. }, .. } => at.covers(upto) == Some(true),
-            Self::Gap { gap: Gap { upto: None, after: Some(after), .. }, .. } => {
-                at != after && at.covers(after) == Some(true)
-            }
-            Self::Gap { gap: Gap { upto: None, after: None, .. }, .. } => false,
+            // Where it ends is not known, so nobody is known to be past it.
+            Self::Gap { gap: Gap { upto: None, .. }, .. } => false,
         }
     }
 }
@@ -103,15 +101,6 @@ impl Floor {
         match self {
             Self::Start => None,
             Self::After(position) => Some(position.clone()),
-        }
-    }
-
-    /// Whether everything after `base` (`None` = since the channel began) lies above this floor.
-    pub(crate) fn reaches(&self, base: Option<&Position>) -> bool {
-        match (self, base) {
-            (Self::Start, _) => true,
-            (Self::After(_), None) => false,
-            (Self::After(floor), Some(base)) => base.covers(floor) == Some(true),
         }
     }
 }
@@ -186,6 +175,17 @@ impl Rings {
         self.thin.push(Thin { channel, upto, streams });
     }
 
+    /// The end of the channel's last gap is known now.
+    pub(crate) fn close_gap(&mut self, channel: &Channel, end: Position) {
+        let gap = self.items.iter_mut().rev().find_map(|(_, kept)| match kept {
+            Kept::Gap { gap, .. } if gap.channel == *channel => Some(gap),
+            Kept::Gap { .. } | Kept::Event(_) => None,
+        });
+        if let Some(gap) = gap.filter(|gap| gap.upto.is_none()) {
+            gap.upto = Some(end);
+        }
+    }
+
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
@@ -230,7 +230,10 @@ impl Rings {
             Some(at) => match (mine.iter().rposition(|kept| kept.is_behind(at)), floor) {
                 (Some(seen), _) => Some(seen + 1),
                 (None, Some(Floor::After(floor))) => (at.covers(floor) == Some(true)).then_some(0),
-                (None, Some(Floor::Start)) => mine.first().is_none_or(|first| before(at, first)).then_some(0),
+                // The ring goes back to where its holder began, which may be after `at`.
+                (None, Some(Floor::Start)) => {
+                    mine.first().is_some_and(|first| adjoins(at, first)).then_some(0)
+                }
                 (None, None) => None,
             },
         }?;
@@ -285,10 +288,12 @@ impl Rings {
     }
 }
 
-/// Whether `at` is known to lie before `first`.
-fn before(at: &Position, first: &Kept) -> bool {
+/// Whether nothing can lie between `at` and `first`.
+fn adjoins(at: &Position, first: &Kept) -> bool {
     match first {
-        Kept::Event(event) => at.covers(&event.origin.1) == Some(false),
+        Kept::Event(event) => {
+            event.origin.1.previous().is_some_and(|before| at.covers(&before) == Some(true))
+        }
         Kept::Gap { gap, .. } => gap.after.as_ref() == Some(at),
     }
 }

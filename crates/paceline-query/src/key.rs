@@ -168,12 +168,14 @@ impl FromStr for QueryKey {
             return Self::from_value(&value);
         }
         let segments: Vec<Value> =
-            text.split('/').filter(|part| !part.is_empty()).map(short_segment).collect();
+            text.split('/').filter(|part| !part.is_empty()).map(segment_of_text).collect();
         Self::new(&segments)
     }
 }
 
-fn short_segment(part: &str) -> Value {
+/// What a text stands for where segments are written without quotes: digits, without a leading zero, are a number, all
+/// else is a text.
+pub fn segment_of_text(part: &str) -> Value {
     let digits = part.bytes().all(|byte| byte.is_ascii_digit()) && (part == "0" || !part.starts_with('0'));
     match part.parse::<u64>() {
         Ok(number) if digits => Value::from(number),

@@ -210,6 +210,7 @@ impl ElectionBusiness {
             Effect::Adopt { epoch } => self.adopt(epoch, io),
             Effect::Drain { epoch, to } => self.seat.peers.socket(SocketIn::Drain { epoch, to }, io.trace),
             Effect::SendGo { to, last } => self.seat.peers.hub(HubIn::SendGo { to, last }, io.trace),
+            Effect::RefusePromote { why } => self.seat.peers.hub(HubIn::PromoteRefused { why }, io.trace),
             Effect::ResumeReign { epoch } => {
                 self.seat.peers.outbox(OutboxIn::Resume { epoch }, io.trace);
                 self.seat.peers.hub(HubIn::Resume { epoch }, io.trace);

@@ -80,6 +80,8 @@ pub(crate) enum HubIn {
     Drain { epoch: Epoch, to: SessionId },
     /// The handover failed.
     Resume { epoch: Epoch },
+    /// No handover was started.
+    PromoteRefused { why: String },
     /// Tell the heir to claim.
     SendGo { to: SessionId, last: Mark },
     /// Tell followers where the new owner is.
@@ -117,6 +119,7 @@ impl Describe for HubIn {
             Self::MemberDead { .. } => "member_dead",
             Self::Drain { .. } => "drain",
             Self::Resume { .. } => "resume",
+            Self::PromoteRefused { .. } => "promote_refused",
             Self::SendGo { .. } => "send_go",
             Self::SendMoved { .. } => "send_moved",
             Self::Finished => "finished",
@@ -481,6 +484,7 @@ impl Business for HubBusiness {
             }
             HubIn::Drain { epoch, to } if self.is_current(epoch) => self.drive(Input::Drain { to }, io),
             HubIn::Resume { epoch } if self.is_current(epoch) => self.drive(Input::Resume, io),
+            HubIn::PromoteRefused { why } => self.drive(Input::PromoteRefused { why }, io),
             HubIn::SendGo { to, last } => self.drive(Input::SendGo { to, last }, io),
             HubIn::SendMoved { epoch, to } => self.drive(Input::SendMoved { epoch, to }, io),
             HubIn::Finished => {

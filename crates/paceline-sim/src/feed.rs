@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use paceline_proto::{
     hub::{ChannelSpec, Resume},
-    id::{Channel, Key, Position, Stream, Version},
+    id::{Channel, Key, Place, Position, Stream, Version},
     message::Change,
     time::Time,
 };
@@ -70,6 +70,15 @@ pub enum Down {
         live: bool,
         /// What it changes.
         changes: Vec<Change>,
+    },
+    /// Answer to a fetch; in order with the messages, as a server that answers on the same connection gives it.
+    Fetched {
+        /// The key.
+        key: usize,
+        /// Its value and version when the server answered.
+        found: (Bytes, Version),
+        /// Where it stood at the owner when the fetch began.
+        base: Place,
     },
 }
 
@@ -287,7 +296,7 @@ mod tests {
     fn numbers(down: &[Down]) -> Vec<u64> {
         let events = down.iter().filter_map(|down| match down {
             Down::Changes { live: true, changes, .. } => Some(changes),
-            Down::Changes { .. } | Down::Opened { .. } => None,
+            Down::Changes { .. } | Down::Opened { .. } | Down::Fetched { .. } => None,
         });
         events
             .flatten()

@@ -1,15 +1,19 @@
 //! WebSocket over TCP, with or without TLS. One value owns the connection; whoever polls it gets frames.
 
+#[cfg(unix)]
+use std::os::fd::{AsFd, OwnedFd};
 use std::{fmt, time::Duration};
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use paceline_channel::protocol::{CloseInfo, ConnectRequest, Frame, Outgoing};
+use rustix::net::{self, sockopt};
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 use tokio_tungstenite::{
     Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config,
     tungstenite::{
         self, Message,
         client::IntoClientRequest,
+        error::CapacityError,
         handshake::client::Request,
         http::{HeaderName, HeaderValue, StatusCode, Uri, header},
         protocol::WebSocketConfig,
@@ -29,7 +33,10 @@ const BATCH: usize = 64;
 /// Unsent frames of ours: subscriptions and heartbeats; a server that takes none of them is dead.
 const OUTGOING_MAX: usize = 1024;
 
-/// An open WebSocket.
+/// Close code of RFC 6455 for a message over the bound, whoever noticed it.
+const TOO_LONG: u16 = 1009;
+
+/// An open WebSocket. Dropped, its TCP connection ends at once, also for those who hold a duplicate of its socket.
 pub struct WebSocket {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
     commands: mpsc::Receiver<Command>,
@@ -65,10 +72,12 @@ impl Remote {
     }
 }
 
-/// Opens a WebSocket within `CONNECT_TIMEOUT`.
+/// Opens a WebSocket within 20 s. The addresses of a host are tried in turn. Redirects are not followed: the secrets in
+/// the headers are for this address.
 ///
 /// # Errors
-/// Why not: the status of a refusal, or in words. Nothing stays open.
+/// Why not: the status of a refusal and the server's `Retry-After` in seconds, or in words. Nothing stays open. Status
+/// 400 also stands for a request that cannot be made, which trying again does not help.
 pub async fn connect(request: &ConnectRequest) -> Result<(WebSocket, Remote), CloseInfo> {
     timeout(CONNECT_TIMEOUT, open(request))
         .await
@@ -88,7 +97,8 @@ async fn open(request: &ConnectRequest) -> Result<(WebSocket, Remote), CloseInfo
     let handshake = handshake(request)?;
     let (host, port, secure) = target(handshake.uri())?;
     let connector = if secure {
-        let config = tokio::task::spawn_blocking(tls::client_config).await.map_err(failed)?.map_err(failed)?;
+        let config =
+            tokio::task::spawn_blocking(tls::client_config).await.map_err(failed)?.map_err(failed)?;
         Connector::Rustls(config)
     } else {
         Connector::Plain
@@ -108,16 +118,15 @@ async fn open(request: &ConnectRequest) -> Result<(WebSocket, Remote), CloseInfo
 }
 
 fn handshake(request: &ConnectRequest) -> Result<Request, CloseInfo> {
-    let mut handshake = request
-        .url
-        .as_str()
-        .into_client_request()
-        .map_err(|error| invalid(format!("the address {:?} cannot be used: {error}", without_query(&request.url))))?;
+    let mut handshake = request.url.as_str().into_client_request().map_err(|error| {
+        invalid(format!("the address {:?} cannot be used: {error}", without_query(&request.url)))
+    })?;
     for (name, value) in &request.headers {
         let header = HeaderName::try_from(name.as_str())
             .map_err(|_| invalid(format!("{name:?} is no name of a header")))?;
-        let mut value = HeaderValue::try_from(value.reveal())
-            .map_err(|_| invalid(format!("the value of the header {name} has characters that are not allowed")))?;
+        let mut value = HeaderValue::try_from(value.reveal()).map_err(|_| {
+            invalid(format!("the value of the header {name} has characters that are not allowed"))
+        })?;
         value.set_sensitive(true);
         handshake.headers_mut().append(header, value);
     }
@@ -147,7 +156,6 @@ fn target(uri: &Uri) -> Result<(String, u16, bool), CloseInfo> {
 
 /// Small messages at once; a peer that vanished is noticed by the kernel too.
 fn tune(tcp: &TcpStream) -> std::io::Result<()> {
-    use rustix::net::sockopt;
     tcp.set_nodelay(true)?;
     sockopt::set_socket_keepalive(tcp, true)?;
     #[cfg(target_os = "linux")]
@@ -175,7 +183,26 @@ fn refused(error: &tungstenite::Error) -> CloseInfo {
     }
 }
 
+impl Drop for WebSocket {
+    fn drop(&mut self) {
+        // Closing a descriptor ends nothing while a duplicate of it exists.
+        if let Err(error) = net::shutdown(self.stream.get_ref().get_ref(), net::Shutdown::Both) {
+            tracing::trace!(%error, "the connection had ended already");
+        }
+    }
+}
+
 impl WebSocket {
+    /// A second descriptor of the TCP socket, closed on exec. Whoever holds it can end the connection with `shutdown`
+    /// while this process is stopped, and keeps nothing alive: it ends with this value all the same.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    #[cfg(unix)]
+    pub fn duplicate_socket(&self) -> std::io::Result<OwnedFd> {
+        self.stream.get_ref().get_ref().as_fd().try_clone_to_owned()
+    }
+
     /// Waits for a frame and returns all that are there, at most 64, and why the connection ended if it did behind
     /// them. Sends what [`Remote`] queued meanwhile. Must not be dropped half-way: it owns the connection's progress.
     pub async fn next(&mut self) -> (Vec<Frame>, Option<CloseInfo>) {
@@ -241,11 +268,17 @@ fn frame(message: Option<Result<Message, tungstenite::Error>>) -> Result<Frame, 
         Some(Ok(Message::Binary(bytes))) => Ok(Frame::Binary(bytes)),
         Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(Frame::Alive),
         Some(Ok(Message::Close(close))) => Err(match close {
-            Some(close) => {
-                CloseInfo { code: Some(close.code.into()), reason: close.reason.to_string(), ..CloseInfo::default() }
-            }
+            Some(close) => CloseInfo {
+                code: Some(close.code.into()),
+                reason: close.reason.to_string(),
+                ..CloseInfo::default()
+            },
             None => failed("the server closed the connection"),
         }),
+        Some(Err(tungstenite::Error::Capacity(CapacityError::MessageTooLong { size, max_size }))) => {
+            let reason = format!("a message of {size} bytes or more came, at most {max_size} are allowed");
+            Err(CloseInfo { code: Some(TOO_LONG), ..failed(reason) })
+        }
         Some(Err(error)) => Err(failed(error)),
         None => Err(failed("the server ended the connection")),
     }

@@ -74,6 +74,9 @@ pub struct RunArgs {
     /// Lets one session falsify its log, to see the verdict fail.
     #[arg(long, hide = true)]
     pub inject: Option<Inject>,
+    /// Keep logs and state, and say where they are.
+    #[arg(long, hide = true)]
+    pub keep: bool,
 }
 
 impl RunArgs {

@@ -1,6 +1,7 @@
 //! Child processes that never outlive their parent, and the directory they share.
 
 use std::{
+    cell::Cell,
     fs, io,
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
@@ -125,7 +126,10 @@ pub async fn interrupted() -> ExitCode {
 
 /// A private directory that is removed with all it holds.
 #[derive(Debug)]
-pub struct TempDir(PathBuf);
+pub struct TempDir {
+    path: PathBuf,
+    keep: Cell<bool>,
+}
 
 impl TempDir {
     /// Creates a directory of mode 0700 under the system's directory for temporary files.
@@ -138,7 +142,7 @@ impl TempDir {
             let mut builder = fs::DirBuilder::new();
             std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
             match builder.create(&path) {
-                Ok(()) => return Ok(Self(path)),
+                Ok(()) => return Ok(Self { path, keep: Cell::new(false) }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => n += 1,
                 Err(error) => return Err(error),
             }
@@ -147,13 +151,21 @@ impl TempDir {
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// Leaves the directory where it is, for someone to look into.
+    pub fn keep(&self) -> &Path {
+        self.keep.set(true);
+        &self.path
     }
 }
 
 impl Drop for TempDir {
     fn drop(&mut self) {
         // What cannot be removed is left to the system's own cleaning of that directory.
-        let _ = fs::remove_dir_all(&self.0);
+        if !self.keep.get() {
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }

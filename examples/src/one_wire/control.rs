@@ -88,6 +88,11 @@ pub enum SessionLine {
         /// The version.
         version: u64,
     },
+    /// Events may be missing.
+    Gap {
+        /// Where and why, for people.
+        what: String,
+    },
     /// What the queries show.
     Final {
         /// By key of the feed; a key without a value is left out.

@@ -378,6 +378,9 @@ impl Fleet {
                 member.place = place;
             }
             Some(SessionLine::Outage { version }) => member.outage_version = version,
+            Some(SessionLine::Gap { what }) => {
+                self.table.say(&format!("{} was told of a gap: {what}", member.name))
+            }
             Some(SessionLine::Final { values }) => member.values = Some(values),
             Some(SessionLine::Refused { why }) => member.refused = Some(why),
             Some(SessionLine::Ended { error: Some(error) }) => {

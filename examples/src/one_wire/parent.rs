@@ -60,7 +60,12 @@ pub async fn run(args: RunArgs, interrupted: impl Future<Output = ()>) -> io::Re
     match worked {
         None => Ok(None),
         Some(Err(error)) => Err(error),
-        Some(Ok(())) => parent.judge().map(Some),
+        Some(Ok(())) => {
+            if parent.args.keep {
+                parent.fleet.tell(&format!("kept: {}", dir.keep().display()));
+            }
+            parent.judge().map(Some)
+        }
     }
 }
 
@@ -299,7 +304,13 @@ impl Parent {
             }
             let answered = |fleet: &Fleet| members.iter().all(|index| fleet.members[*index].values.is_some());
             let answered = self.fleet.until(END_LIMIT, answered).await;
-            let equal = |index: &usize| self.fleet.members[*index].values.as_ref() == Some(&paused.values);
+            let equal = |index: &usize| {
+                let member = &self.fleet.members[*index];
+                let mut reasons = Vec::new();
+                let shown = member.values.clone().unwrap_or_default();
+                check_values(&member.name, &paused.values, &shown, &mut reasons);
+                reasons.is_empty()
+            };
             if !answered || members.iter().all(equal) || Instant::now() >= end {
                 return;
             }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, io};
 
 use futures_util::FutureExt;
 use paceline::{
-    Connection, ConnectionState, Event, EventError, EventSubscription, GroupView, Position, Role, Route, Session,
-    Subscription, Version, View, WebSocket, key,
+    Connection, ConnectionState, Event, EventError, EventSubscription, GroupView, Position, Role, Route,
+    Session, Subscription, Version, View, WebSocket, key,
 };
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -67,9 +67,12 @@ async fn member(args: &SessionArgs) -> Result<(), SessionError> {
     let queries: Vec<(&str, Subscription<Value>)> =
         all_keys().map(|name| (name, session.query(key!["metrics", name]).subscribe())).collect();
     let mut outage = session.query(key!["metrics", OUTAGE_KEY]).subscribe::<Value>();
+    // A new group has no history: what its feed published before the first connection is nobody's.
+    while !is_live(&*group.changed().await?) {}
     // Answered after what was asked before it: from here on every event must come.
     session.set(key!["sessions", args.name.as_str()], &json!({ "pid": std::process::id() })).await?;
     say(&SessionLine::Joined { at_ns: now_ns() })?;
+    say(&SessionLine::State(place(&session.group().current())))?;
 
     loop {
         tokio::select! {
@@ -136,8 +139,14 @@ fn deliver(
                 let (number, hash) = identify(&event, args)?;
                 log.push(Record::Event { number, hash, at_ns });
             }
-            Err(EventError::Gap(_)) => log.push(Record::Gap { at_ns }),
-            Err(EventError::Decode { error, .. } | EventError::RuntimeDead(error)) => return Err(error.into()),
+            Err(EventError::Gap(gap)) => {
+                log.push(Record::Gap { at_ns });
+                let what = format!("after {:?} up to {:?}, {:?}", gap.after, gap.upto, gap.why);
+                say(&SessionLine::Gap { what })?;
+            }
+            Err(EventError::Decode { error, .. } | EventError::RuntimeDead(error)) => {
+                return Err(error.into());
+            }
         }
         next = events.next().now_or_never();
     }
@@ -167,7 +176,8 @@ async fn promote(session: Session) {
 }
 
 fn values(queries: &[(&str, Subscription<Value>)]) -> BTreeMap<String, Versioned> {
-    let value = |(name, query): &(&str, Subscription<Value>)| Some(((*name).to_owned(), shown(&query.current())?));
+    let value =
+        |(name, query): &(&str, Subscription<Value>)| Some(((*name).to_owned(), shown(&query.current())?));
     queries.iter().filter_map(value).collect()
 }
 
@@ -176,6 +186,10 @@ fn shown(view: &View<Value>) -> Option<Versioned> {
         Version::Number(version) => Some(Versioned { version: *version, data: view.data()?.clone() }),
         Version::None | Version::Text(_) => None,
     }
+}
+
+fn is_live(view: &GroupView) -> bool {
+    view.connections.iter().any(|connection| connection.state == ConnectionState::Live)
 }
 
 fn place(view: &GroupView) -> Place {

@@ -127,6 +127,7 @@ impl Core {
             }
             (_, None, None) => "no heir is up to date and ready".to_owned(),
         };
+        out.push(Effect::RefusePromote { why: refusal.clone() });
         out.push(Effect::Event(Event::HandoverAborted { why: refusal }));
         State::Owning(owning)
     }

@@ -337,6 +337,11 @@ pub enum Effect {
         /// The own new epoch.
         epoch: Epoch,
     },
+    /// No handover was started; nothing changed. The hub answers whoever asked.
+    RefusePromote {
+        /// Why.
+        why: String,
+    },
     /// Stop hub, listener, store and upstreams of `epoch` and of no other (with [`Cause::Own`] the next reign's claim
     /// is won already); release the claim's lock last.
     End {

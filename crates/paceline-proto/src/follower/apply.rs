@@ -263,6 +263,9 @@ impl Follower {
         }
         self.ops.note_applied(&end.applied, at);
         for (channel, ring) in end.rings {
+            if ring.is_none() {
+                self.covered.entry(channel.clone()).or_insert(Position::START);
+            }
             self.rings.set_floor(channel, Floor::from_wire(ring));
         }
         self.last = at;

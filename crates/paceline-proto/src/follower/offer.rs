@@ -39,14 +39,19 @@ impl Follower {
             out.push(Effect::Send(ToHub::OfferKeys(chunk)));
         }
         let channels = self.covered.iter().map(|(channel, at)| self.channel_offer(channel, at));
+        let rest =
+            |channels, ops, applied, end| Effect::Send(ToHub::OfferRest { channels, ops, applied, end });
         for channels in chunks(channels.collect(), |_| 256) {
-            out.push(Effect::Send(ToHub::OfferRest { channels, ops: Vec::new(), end: false }));
+            out.push(rest(channels, Vec::new(), Vec::new(), false));
+        }
+        for applied in chunks(self.ops.applied(), |of| 32 + of.runs.len() * 16) {
+            out.push(rest(Vec::new(), Vec::new(), applied, false));
         }
         let ops = self.ops.iter().map(|(mark, op)| (mark, op.clone())).collect();
         for ops in chunks(ops, |(_, op)| op.operation.size() + 64) {
-            out.push(Effect::Send(ToHub::OfferRest { channels: Vec::new(), ops, end: false }));
+            out.push(rest(Vec::new(), ops, Vec::new(), false));
         }
-        out.push(Effect::Send(ToHub::OfferRest { channels: Vec::new(), ops: Vec::new(), end: true }));
+        out.push(rest(Vec::new(), Vec::new(), Vec::new(), true));
     }
 
     fn channel_offer(&self, channel: &Channel, covered: &Position) -> ChannelOffer {

@@ -103,7 +103,7 @@ impl Hub {
 
     /// An owner that was no up-to-date heir does not touch a value it may merely lack, nor anything after that.
     fn must_wait(&self, op: &HeldOp) -> bool {
-        if self.offers_done || self.complete || self.ops.knows(op.id) {
+        if self.offers_done || self.complete || self.has_effect(op) {
             return false;
         }
         let touches = !matches!(op.operation, Operation::Invalidate { .. });
@@ -128,7 +128,7 @@ impl Hub {
 
     fn take_op(&mut self, session: SessionId, op: HeldOp, trace: Trace, out: &mut Vec<Effect>) {
         let id = op.id;
-        if self.ops.knows(id) {
+        if self.has_effect(&op) {
             self.answer_known(session, id, out);
             return;
         }
@@ -194,7 +194,7 @@ impl Hub {
                 atom.push(Body::Invalidate { key, exact }, None, Some(op.clone()), To::All);
             }
         }
-        self.ops.insert(mark, op);
+        self.keep_op(mark, op);
         self.commit(atom, out);
         Ok(mark)
     }
@@ -247,7 +247,7 @@ impl Hub {
     /// Takes an operation's id for one whose effect is here already, or never will be.
     pub(super) fn note_op(&mut self, op: HeldOp, out: &mut Vec<Effect>) {
         let mut atom = self.log.atom(Trace::NONE);
-        self.ops.insert(atom.mark(), op.clone());
+        self.keep_op(atom.mark(), op.clone());
         atom.push(Body::Nothing, None, Some(op), To::All);
         self.commit(atom, out);
     }
@@ -298,11 +298,34 @@ impl Hub {
         })
     }
 
-    /// Operations that this owner carried over from another reign may be unknown to its own counters.
-    pub(super) fn knows_op(&self, mark: Mark, id: OpId) -> bool {
+    /// Takes an operation whose effect is in the cache from here on.
+    pub(super) fn keep_op(&mut self, mark: Mark, op: HeldOp) {
+        self.reign_ops.note(op.id.session, op.id.seq, op.id.seq, mark);
+        self.ops.insert(mark, op);
+    }
+
+    /// Whether the operation took effect in what this owner holds: in this reign, or in what it took over, which for a
+    /// survivor's value only that survivor knows.
+    pub(super) fn has_effect(&self, op: &HeldOp) -> bool {
+        if self.reign_ops.has(op.id) {
+            return true;
+        }
+        if self.complete || matches!(op.operation, Operation::Invalidate { .. }) {
+            let came_along = self.cache.get(op.operation.key()).is_some_and(|entry| entry.has_op(op.id));
+            return came_along || self.ops.knows(op.id);
+        }
+        match self.cache.get(op.operation.key()) {
+            None => false,
+            Some(entry) if entry.ops.is_some() => entry.has_op(op.id),
+            Some(_) => self.ops.knows(op.id),
+        }
+    }
+
+    /// The same for one that was applied at `mark`: everybody has what was stable, an up-to-date heir everything.
+    pub(super) fn knows_op(&self, mark: Mark, op: &HeldOp) -> bool {
         let same_reign =
             |known: Mark| known.epoch == mark.epoch && known.epoch > Epoch::NONE && mark <= known;
-        self.ops.knows(id)
+        self.has_effect(op)
             || same_reign(self.carried_stable)
             || (self.complete && same_reign(self.carried_last))
     }

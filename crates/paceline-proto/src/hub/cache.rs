@@ -3,12 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    id::{Channel, Key, Mark, Position},
+    id::{Channel, Key, Mark, OpId, Position, SessionId},
     message::Held,
+    seqs::Seqs,
 };
 
 /// Where the channels stood for whoever held a value.
 pub(super) type Basis = Arc<BTreeMap<Channel, Position>>;
+
+/// Operations whose effect is in a session's values.
+pub(super) type AppliedOps = BTreeMap<SessionId, Seqs>;
 
 /// A value of the cache.
 #[derive(Debug, Clone)]
@@ -20,6 +24,8 @@ pub(super) struct Entry {
     pub(super) written: Option<(Channel, Position)>,
     /// What it included when this reign took it over.
     pub(super) basis: Option<Basis>,
+    /// The operations in it, where it was taken from a survivor.
+    pub(super) ops: Option<Arc<AppliedOps>>,
 }
 
 impl Entry {
@@ -32,6 +38,11 @@ impl Entry {
                 .as_ref()
                 .and_then(|basis| basis.get(channel))
                 .is_some_and(|p| p.covers(at) == Some(true))
+    }
+
+    /// Whether the effect of the operation came with the value from a survivor.
+    pub(super) fn has_op(&self, id: OpId) -> bool {
+        self.ops.as_ref().and_then(|ops| ops.get(&id.session)).is_some_and(|seqs| seqs.contains(id.seq))
     }
 
     /// Whether there is a value, not only the mark of a Reset.

@@ -209,11 +209,15 @@ impl Hub {
         let Some(state) = self.channels.get_mut(channel) else { return };
         let checked = state.horizon.as_ref().is_some_and(|horizon| horizon.covers(&at) == Some(true));
         if state.applied_from.is_none() {
-            state.applied_from = state.position.clone().or_else(|| before(&at));
+            state.applied_from = state.position.clone().or_else(|| at.previous());
         }
         state.applied_upto = Some(at.clone());
         state.position = Some(at.clone());
-        state.broken = false;
+        if std::mem::take(&mut state.broken)
+            && let Some(upto) = at.previous()
+        {
+            self.rings.close_gap(channel, upto);
+        }
         let origin = (channel.clone(), at);
         let mut atom = self.log.atom(trace);
         for change in changes {
@@ -239,6 +243,9 @@ impl Hub {
             state.moved_at = atom.frames.last().map_or(self.log.end().next(), |(frame, _)| frame.offset);
         }
         self.commit(atom, out);
+        if self.heirs_ahead {
+            self.choose_heirs(out);
+        }
     }
 
     /// A message at or before the published position: its events go to those who wait for the replay, its values where
@@ -353,12 +360,12 @@ impl Hub {
             _ => relation == Relation::Elsewhere,
         };
         if hole && !state.broken {
-            self.declare_gap(channel, before(at), out);
+            self.declare_gap(channel, at.previous(), out);
         }
     }
 
     /// Everybody is shown that events after the published position may be missing.
-    fn declare_gap(&mut self, channel: &Channel, upto: Option<Position>, out: &mut Vec<Effect>) {
+    pub(super) fn declare_gap(&mut self, channel: &Channel, upto: Option<Position>, out: &mut Vec<Effect>) {
         let Some(state) = self.channels.get_mut(channel) else { return };
         state.broken = true;
         let gap =
@@ -571,19 +578,9 @@ impl Hub {
         let set_at = old.filter(|_| folded).map_or(mark, |entry| entry.set_at);
         let written = origin.cloned().or_else(|| old.and_then(|entry| entry.written.clone()));
         let basis = old.and_then(|entry| entry.basis.clone());
-        self.cache.insert(Entry { held: held.clone(), set_at, written, basis });
+        let ops = old.and_then(|entry| entry.ops.clone());
+        self.cache.insert(Entry { held: held.clone(), set_at, written, basis, ops });
         atom.push(Body::Value(held), origin.cloned(), op, To::All);
-    }
-}
-
-/// The position before this one, where positions are numbers.
-fn before(at: &Position) -> Option<Position> {
-    match at {
-        Position::Seq { epoch, offset } => {
-            Some(Position::Seq { epoch: epoch.clone(), offset: offset.checked_sub(1)? })
-        }
-        Position::Local { epoch, n } => Some(Position::Local { epoch: *epoch, n: n.checked_sub(1)? }),
-        Position::Opaque(_) => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Effect, Hub, channels::Mode, links::Slot, log::To};
 use crate::{
     event::Event,
-    id::{Channel, LinkId, Mark, Position, SessionId, Stream, Trace},
+    id::{Channel, LinkId, Position, SessionId, Stream, Trace},
     limits::{KEY_MAX, RING_BYTES, RING_FRAMES, VALUE_MAX},
     message::{Body, ChannelOffer, Gap, GapCause, HeldEvent, ToSession},
     ring::{Floor, Kept},
@@ -25,6 +25,10 @@ enum Base {
 }
 
 impl Base {
+    fn of(covered: &Position) -> Self {
+        if *covered == Position::START { Self::Start } else { Self::At(covered.clone()) }
+    }
+
     fn position(&self) -> Option<&Position> {
         match self {
             Self::At(at) => Some(at),
@@ -36,7 +40,9 @@ impl Base {
 /// A stretch of events that came from one session.
 #[derive(Debug, Clone)]
 struct Source {
-    /// It holds everything after this (`None` = since the channel began) …
+    /// It followed the channel since its first message.
+    from_start: bool,
+    /// It holds everything after this …
     from: Option<Position>,
     /// … up to here …
     covered: Position,
@@ -45,10 +51,28 @@ struct Source {
 }
 
 impl Source {
+    /// What `events` are, asked for after `after` from a session whose ring begins at `ring_after`.
+    fn new(
+        ring_after: Option<Position>,
+        after: Option<Position>,
+        covered: Position,
+        streams: Option<BTreeSet<Stream>>,
+        events: &[HeldEvent],
+    ) -> Self {
+        let from_start = ring_after.is_none();
+        let from = match (ring_after, after) {
+            (Some(ring), Some(after)) if after.covers(&ring) == Some(true) => Some(after),
+            (Some(ring), _) => Some(ring),
+            // Its first message may not have been the channel's first.
+            (None, _) => events.first().and_then(|event| event.origin.1.previous()),
+        };
+        Self { from_start, from, covered, streams }
+    }
+
     fn reaches(&self, base: &Base) -> bool {
-        match &self.from {
-            None => true,
-            Some(from) => base.position().is_some_and(|at| at.covers(from) == Some(true)),
+        match base.position() {
+            None => self.from_start,
+            Some(at) => self.from.as_ref().is_some_and(|from| at.covers(from) == Some(true)),
         }
     }
 }
@@ -64,7 +88,9 @@ enum Whole {
 struct Pull {
     link: LinkId,
     session: SessionId,
-    source: Source,
+    offer: ChannelOffer,
+    after: Option<Position>,
+    streams: Option<BTreeSet<Stream>>,
     events: Vec<HeldEvent>,
     bytes: usize,
 }
@@ -91,14 +117,16 @@ impl Collect {
     ) -> Self {
         let mut collect = Self { own: own.clone(), ..Self::default() };
         let Some(covered) = own else { return collect };
-        let mut from = ring.map_or_else(|| Some(covered.clone()), |floor| floor.to_wire());
+        let mut ring_after = ring.map_or_else(|| Some(covered.clone()), |floor| floor.to_wire());
+        let mut events = Vec::new();
         for kept in kept {
             match kept {
-                Kept::Event(event) => collect.add(event),
-                Kept::Gap { gap, .. } => from = gap.upto.or_else(|| Some(covered.clone())),
+                Kept::Event(event) => events.push(event),
+                Kept::Gap { gap, .. } => ring_after = gap.upto.or_else(|| Some(covered.clone())),
             }
         }
-        collect.sources.push(Source { from, covered, streams: Some(streams) });
+        collect.sources.push(Source::new(ring_after, None, covered, Some(streams), &events));
+        events.into_iter().for_each(|event| collect.add(event));
         collect
     }
 
@@ -122,8 +150,8 @@ impl Hub {
         if collect.pull.is_some() && !late {
             return;
         }
-        if !late && let Some((slot, after, source)) = self.next_source(channel) {
-            self.ask_for_tail(channel, slot, after, source, out);
+        if !late && let Some((slot, after)) = self.next_source(channel) {
+            self.ask_for_tail(channel, slot, after, out);
             return;
         }
         if self.offers_done {
@@ -144,30 +172,13 @@ impl Hub {
         if let Some(at) = &state.position {
             return Base::At(at.clone());
         }
-        if self.began_at_start(channel) {
-            return Base::Start;
-        }
-        let mut base = match state.collect.as_ref().and_then(|collect| collect.own.clone()) {
-            Some(own) => Base::At(own),
-            None => Base::Unknown,
-        };
-        for (_, link) in self.links.iter() {
-            let claim = match link.offer.get(channel) {
-                Some(offer) => Base::At(offer.covered.clone()),
-                None if link.is_joined() && link.last != Mark::ZERO && !link.streams.is_empty() => {
-                    if link.last.epoch == self.epoch { Base::Unknown } else { Base::Start }
-                }
-                None => Base::Unknown,
-            };
-            base = lower(base, claim);
+        let own = self.carried_basis.get(channel);
+        let mut base = own.map_or(Base::Unknown, Base::of);
+        let joined = self.links.iter().filter_map(|(_, link)| link.offer.get(channel));
+        for offer in joined.chain(self.members.stood(channel)) {
+            base = lower(base, Base::of(&offer.covered));
         }
         base
-    }
-
-    /// Whether the owner itself followed the channel before its first message.
-    fn began_at_start(&self, channel: &Channel) -> bool {
-        let followed = self.carried_last != Mark::ZERO && (self.complete || !self.own_streams.is_empty());
-        followed && !self.carried_basis.contains_key(channel)
     }
 
     /// The furthest place anybody reached, as far as it compares with the base.
@@ -177,7 +188,7 @@ impl Hub {
         let mut goal: Option<&Position> = base.position();
         for at in own.into_iter().chain(offers) {
             let further = goal.is_none_or(|goal| at.covers(goal) == Some(true));
-            if further && number(at).is_some() {
+            if further && *at != Position::START && number(at).is_some() {
                 goal = Some(at);
             }
         }
@@ -200,7 +211,7 @@ impl Hub {
     }
 
     /// The next survivor worth asking: the most advanced first, up-to-date heirs before others.
-    fn next_source(&self, channel: &Channel) -> Option<(Slot, Option<Position>, Source)> {
+    fn next_source(&self, channel: &Channel) -> Option<(Slot, Option<Position>)> {
         let state = self.channels.get(channel)?;
         let collect = state.collect.as_ref()?;
         let base = self.base(channel);
@@ -218,7 +229,10 @@ impl Hub {
         let mut best: Option<(Slot, &ChannelOffer)> = None;
         for (slot, link) in self.links.iter() {
             let Some(offer) = link.offer.get(channel).filter(|_| link.is_joined()) else { continue };
-            let ahead = base.position().is_none_or(|at| at.covers(&offer.covered) == Some(false));
+            let ahead = match base.position() {
+                Some(at) => at.covers(&offer.covered) == Some(false),
+                None => offer.covered != Position::START,
+            };
             let asked = collect.asked.get(&link.id).is_some_and(|from| match (from, base.position()) {
                 (None, _) => true,
                 (Some(_), None) => false,
@@ -234,12 +248,9 @@ impl Hub {
             }
         }
         let (slot, offer) = best?;
-        let after = base.position().cloned();
-        let reaches = Floor::from_wire(offer.ring_after.clone()).reaches(after.as_ref());
-        let from = if reaches { after.clone() } else { offer.ring_after.clone() };
-        let streams = (!offer.complete).then(|| self.links.get(slot).map(|link| link.streams.clone()));
-        let source = Source { from, covered: offer.covered.clone(), streams: streams.flatten() };
-        Some((slot, after, source))
+        // Of a ring from the start everything is wanted: its first event tells where it really begins.
+        let after = base.position().filter(|_| offer.ring_after.is_some()).cloned();
+        Some((slot, after))
     }
 
     fn ask_for_tail(
@@ -247,16 +258,26 @@ impl Hub {
         channel: &Channel,
         slot: Slot,
         after: Option<Position>,
-        source: Source,
         out: &mut Vec<Effect>,
     ) {
         let Some(link) = self.links.get(slot) else { return };
         let (id, session) = (link.id, link.session);
+        let Some(offer) = link.offer.get(channel).cloned() else { return };
+        let streams = (!offer.complete).then(|| link.streams.clone());
         let Some(collect) = self.channels.get_mut(channel).and_then(|state| state.collect.as_mut()) else {
             return;
         };
         collect.asked.insert(id, after.clone());
-        collect.pull = Some(Pull { link: id, session, source, events: Vec::new(), bytes: 0 });
+        let after_asked = after.clone();
+        collect.pull = Some(Pull {
+            link: id,
+            session,
+            offer,
+            after: after_asked,
+            streams,
+            events: Vec::new(),
+            bytes: 0,
+        });
         self.tell(slot, ToSession::WantTail { channel: channel.clone(), after }, out);
     }
 
@@ -290,16 +311,16 @@ impl Hub {
         }
         if end && let Some(pull) = collect.pull.take() {
             let before = collect.messages.values().flat_map(BTreeMap::values).map(Vec::len).sum::<usize>();
-            for event in pull.events {
-                collect.add(event);
-            }
-            let after = collect.messages.values().flat_map(BTreeMap::values).map(Vec::len).sum::<usize>();
-            collect.sources.push(pull.source);
+            let Pull { offer, after, streams, events, session, .. } = pull;
+            let source = Source::new(offer.ring_after, after, offer.covered, streams, &events);
+            events.into_iter().for_each(|event| collect.add(event));
+            let known = collect.messages.values().flat_map(BTreeMap::values).map(Vec::len).sum::<usize>();
+            collect.sources.push(source);
             self.stats.tails += 1;
             out.push(Effect::Event(Event::TailPulled {
                 channel: channel.clone(),
-                from: pull.session,
-                events: (after - before) as u64,
+                from: session,
+                events: (known - before) as u64,
             }));
             self.collect(channel, out);
         }
@@ -364,6 +385,11 @@ impl Hub {
             }
         }
         let Some(state) = self.channels.get_mut(channel) else { return };
+        if base == Base::Start && state.position.is_none() && mode != Mode::Flowing {
+            // Somebody waited for its first message, and nobody knows whether it came meanwhile.
+            self.declare_gap(channel, None, out);
+        }
+        let Some(state) = self.channels.get_mut(channel) else { return };
         state.mode = Mode::Flowing;
         match mode {
             Mode::Waiting => {
@@ -376,6 +402,7 @@ impl Hub {
             Mode::Flowing => {}
         }
         self.publish_buffered(channel, out);
+        self.choose_heirs(out);
     }
 
     /// Publishes collected events after the base, in order; links that miss streams of them are shown a gap first.

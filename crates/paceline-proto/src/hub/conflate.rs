@@ -42,7 +42,8 @@ impl Round {
             }
             Body::Event { stream, .. } => {
                 if let Some((channel, _)) = frame.origin.as_ref().filter(|_| link.streams.contains(stream)) {
-                    self.lose(channel, link.told.get(channel).cloned());
+                    let told = link.told.get(channel).filter(|at| **at != Position::START);
+                    self.lose(channel, told.cloned());
                 }
             }
             Body::Gap(gap) => self.upstream_gap(gap),

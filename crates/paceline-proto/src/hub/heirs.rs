@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     event::Event,
-    id::{Offset, Trace},
+    id::{Offset, Position, Trace},
     limits::HEIRS,
     message::{Body, Heir, Rank, ToSession},
 };
@@ -28,7 +28,12 @@ impl Hub {
                 && !link.conflated
                 && link.lag.is_empty()
         };
-        let mut ranked: Vec<_> = self.links.iter().filter(|(_, link)| eligible(link)).collect();
+        let (ahead, mut ranked): (Vec<_>, Vec<_>) = self
+            .links
+            .iter()
+            .filter(|(_, link)| eligible(link))
+            .partition(|(_, link)| link.heir.is_none() && self.is_ahead(link));
+        self.heirs_ahead = !ahead.is_empty();
         ranked.sort_by_key(|(_, link)| (std::cmp::Reverse((link.rank, link.heir.is_some())), link.arrival));
         let chosen: Vec<Slot> = ranked.into_iter().take(HEIRS).map(|(slot, _)| slot).collect();
         let heirs: Vec<Slot> = self.links.heirs().map(|(slot, _)| slot).collect();
@@ -38,6 +43,18 @@ impl Hub {
         for slot in chosen.iter().filter(|slot| !heirs.contains(slot)) {
             self.appoint(*slot, out);
         }
+    }
+
+    /// Whether the session has seen more of a channel than this owner: what it keeps of that must not give way to the
+    /// owner's ring, as an heir's does.
+    fn is_ahead(&self, link: &Link) -> bool {
+        self.channels.iter().any(|(channel, state)| {
+            let Some(offer) = link.offer.get(channel) else { return false };
+            match &state.position {
+                Some(at) => at.covers(&offer.covered) == Some(false),
+                None => offer.covered != Position::START,
+            }
+        })
     }
 
     fn appoint(&mut self, slot: Slot, out: &mut Vec<Effect>) {

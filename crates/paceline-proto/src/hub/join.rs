@@ -60,6 +60,9 @@ impl Hub {
                 .collect(),
         };
         self.tell(slot, ToSession::Welcome(welcome), out);
+        // At once, so that even a session that has just come knows who counts and what is stable.
+        let (ping, members) = (self.ping_without_members(), self.members.list());
+        self.ping_link(slot, ping, &members, out);
     }
 
     /// What a session changed since this place may be unknown here.
@@ -88,6 +91,7 @@ impl Hub {
         link.conflated = false;
         link.lag.clear();
         link.offer.clear();
+        link.applied = std::sync::Arc::default();
         // Not `last`: a delta is not to be trusted after a hole.
         link.had_private = true;
         let session = link.session;
@@ -213,6 +217,7 @@ impl Hub {
             connections: self.connections.values().cloned().collect(),
             positions: positions.clone().into_iter().collect(),
             rings: unbegun.map(|(channel, _)| (channel.clone(), None)).collect(),
+            applied: self.ops.applied(),
             ..Job::empty(at)
         };
         let Some(link) = self.links.get_mut(slot) else { return };
@@ -233,10 +238,18 @@ impl Hub {
         let covered = link.offer.get(channel).map(|offer| offer.covered.clone());
         let Some(position) = state.position.clone() else {
             // It began at "now" and nothing came yet: whoever followed it before knows better.
-            if let Some(at) = covered.filter(|at| state.mode == Mode::Flowing && state.resumes_at(at)) {
-                self.rewind_to_first(channel, at, out);
+            if let Some(at) =
+                covered.as_ref().filter(|at| state.mode == Mode::Flowing && state.resumes_at(at))
+            {
+                self.rewind_to_first(channel, at.clone(), out);
+                return Vec::new();
             }
-            return Vec::new();
+            let gaps = self.unseen_gaps(channel, link.last);
+            let unserved = covered.is_some() && link.last.epoch != self.epoch && state.mode == Mode::Flowing;
+            if unserved && gaps.is_empty() && !link.streams.is_empty() {
+                return vec![self.resync_gap(channel, covered, None, out)];
+            }
+            return gaps;
         };
         let can_rewind = |at: &Position| {
             state.mode == Mode::Flowing && state.resumes_at(at) && position.covers(at) == Some(true)
@@ -252,15 +265,16 @@ impl Hub {
             }
             return Vec::new();
         }
-        let Some(at) = covered else {
-            return self.tail_from_start(slot, channel, &position);
-        };
+        let Some(at) = covered else { return Vec::new() };
+        if at == Position::START {
+            let tail = self.rings.tail(channel, None, link.last, link.interest());
+            return tail.unwrap_or_else(|| vec![self.resync_gap(channel, None, Some(position), out)]);
+        }
         if let Some(tail) = self.rings.tail(channel, Some(&at), link.last, link.interest()) {
             return tail;
         }
         if at.covers(&position) == Some(true) {
-            let unseen = |kept: &&Kept| matches!(kept, Kept::Gap { mark, .. } if *mark > link.last);
-            return self.rings.of(channel).filter(unseen).cloned().collect();
+            return self.unseen_gaps(channel, link.last);
         }
         if can_rewind(&at) {
             if let Some(link) = self.links.get_mut(slot) {
@@ -269,37 +283,24 @@ impl Hub {
             self.rewind(channel, &at, out);
             return Vec::new();
         }
-        vec![self.resync_gap(channel, Some(at), position, out)]
+        vec![self.resync_gap(channel, Some(at), Some(position), out)]
     }
 
-    /// The link followed the group, but never heard of this channel.
-    fn tail_from_start(&self, slot: Slot, channel: &Channel, position: &Position) -> Vec<Kept> {
-        let Some(link) = self.links.get(slot).filter(|link| link.last != Mark::ZERO) else {
-            return Vec::new();
-        };
-        match self.rings.tail(channel, None, link.last, link.interest()) {
-            Some(tail) => tail,
-            None => {
-                let gap = Gap {
-                    channel: channel.clone(),
-                    after: None,
-                    upto: Some(position.clone()),
-                    why: GapCause::Resync,
-                };
-                vec![Kept::Gap { mark: self.log.mark(), gap }]
-            }
-        }
+    fn unseen_gaps(&self, channel: &Channel, last: Mark) -> Vec<Kept> {
+        let unseen = |kept: &&Kept| matches!(kept, Kept::Gap { mark, .. } if *mark > last);
+        self.rings.of(channel).filter(unseen).cloned().collect()
     }
 
     fn resync_gap(
         &self,
         channel: &Channel,
         after: Option<Position>,
-        upto: Position,
+        upto: Option<Position>,
         out: &mut Vec<Effect>,
     ) -> Kept {
         out.push(Effect::Event(Event::GapShown { channel: channel.clone() }));
-        let gap = Gap { channel: channel.clone(), after, upto: Some(upto), why: GapCause::Resync };
+        let after = after.filter(|at| *at != Position::START);
+        let gap = Gap { channel: channel.clone(), after, upto, why: GapCause::Resync };
         Kept::Gap { mark: self.log.mark(), gap }
     }
 
@@ -356,8 +357,12 @@ impl Hub {
     pub(super) fn gone(&mut self, slot: Slot, why: &str, out: &mut Vec<Effect>) {
         let Some(link) = self.links.remove(slot) else { return };
         let (id, session) = (link.id, link.session);
-        let clean = link.is_joined() && link.lag.is_empty() && !link.had_private;
+        let flowing = self.channels.values().all(|state| state.mode == Mode::Flowing);
+        let clean = link.is_joined() && link.lag.is_empty() && !link.had_private && flowing;
         self.members.lost(session, id, clean, self.now);
+        if let Some(member) = self.members.get_mut(session) {
+            member.stood.clone_from(&link.offer);
+        }
         self.held_back.retain(|held| held.link != id);
         self.submits.drop_link(id);
         self.promotes.retain(|(asker, _)| *asker != id);

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{conflate::Round, snapshot::Job};
+use super::{cache::AppliedOps, conflate::Round, snapshot::Job};
 use crate::{
     id::{Channel, Key, LinkId, Mark, Offset, Position, SessionId, Stream},
     limits::{LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES},
@@ -105,9 +105,11 @@ pub(super) struct Link {
     pub(super) woken: bool,
     /// Requests that wait here, unanswered: count and bytes.
     pub(super) waiting: (usize, usize),
+    /// Operations whose effect is in the values it offered.
+    pub(super) applied: Arc<AppliedOps>,
     /// Keys wanted from its offer.
     pub(super) wanted: usize,
-    /// Tail messages still accepted from it, bytes.
+    /// Version of the member list it was told last.
     pub(super) members_told: u64,
 }
 
@@ -144,6 +146,7 @@ impl Link {
             writing: None,
             woken: false,
             waiting: (0, 0),
+            applied: Arc::default(),
             wanted: 0,
             members_told: 0,
         }

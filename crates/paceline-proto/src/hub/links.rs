@@ -172,7 +172,8 @@ impl Links {
             Body::Invalidate { .. } | Body::Gap(_) | Body::Connection(_) => {
                 self.iter().filter(|(_, link)| link.is_joined()).map(|(slot, _)| slot).collect()
             }
-            Body::Nothing => interested(None),
+            // An operation without a value of its own goes where the value went.
+            Body::Nothing => interested(frame.op.as_ref().and_then(|op| self.keys.get(op.operation.key()))),
         }
     }
 }

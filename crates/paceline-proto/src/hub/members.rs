@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    id::{Epoch, LinkId, Mark, Offset, SessionId},
+    id::{Channel, Epoch, LinkId, Mark, Offset, SessionId},
     limits::{MEMBER_SILENCE, SESSIONS_MAX},
-    message::Member,
+    message::{ChannelOffer, Member},
     time::Time,
 };
 
@@ -22,6 +22,8 @@ pub(super) struct MemberState {
     pub(super) offered: bool,
     /// A delta from the log brings it up to date: its last link was in step and got nothing of its own.
     pub(super) clean: bool,
+    /// Where its last link stood in the channels: it will come back there.
+    pub(super) stood: BTreeMap<Channel, ChannelOffer>,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,7 @@ impl Members {
                     acked: None,
                     offered: false,
                     clean: false,
+                    stood: BTreeMap::new(),
                 };
                 members.all.insert(member.session, state);
             }
@@ -74,6 +77,7 @@ impl Members {
             acked: None,
             offered: false,
             clean: false,
+            stood: BTreeMap::new(),
         };
         let member = self.all.entry(session).or_insert_with(fresh);
         member.label = label.to_owned();
@@ -129,6 +133,12 @@ impl Members {
         if let Some(member) = self.all.get_mut(&session) {
             member.acked = Some(offset);
         }
+    }
+
+    /// Where those stood who offered and are awaited again.
+    pub(super) fn stood<'a>(&'a self, channel: &'a Channel) -> impl Iterator<Item = &'a ChannelOffer> {
+        let away = self.all.values().filter(|member| member.link.is_none());
+        away.filter_map(move |member| member.stood.get(channel))
     }
 
     pub(super) fn awaited(&self) -> impl Iterator<Item = SessionId> {

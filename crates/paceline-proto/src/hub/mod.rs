@@ -38,7 +38,7 @@ use crate::{
     id::{Channel, Epoch, Key, LinkId, Mark, Offset, Position, SessionId, Stream, Trace},
     limits::{OFFER_WAIT, PENDING_MAX, PING_INTERVAL},
     message::{Body, Held, Member, Ping, Refusal, ToSession},
-    ops::KeptOps,
+    ops::{KeptOps, KnownOps},
     ring::{Floor, Rings},
     time::{Time, earliest},
 };
@@ -138,6 +138,8 @@ pub struct Hub {
     members: Members,
     arrivals: u64,
     ops: KeptOps,
+    /// Operations that took effect in this reign.
+    reign_ops: KnownOps,
     answers: Answers,
     /// Operations that cannot be taken yet.
     held_back: VecDeque<HeldBack>,
@@ -146,6 +148,8 @@ pub struct Hub {
     /// Who asked for a handover.
     promotes: Vec<(LinkId, u64)>,
     drain: Option<Drain>,
+    /// Somebody may become an heir once the channels have come as far as it has.
+    heirs_ahead: bool,
     adopted: bool,
     /// The owner held all shared state up to `carried_last`.
     complete: bool,
@@ -188,12 +192,14 @@ impl Hub {
             members: Members::new(epoch, session, members, carried.stable, now),
             arrivals: 0,
             ops: KeptOps::default(),
+            reign_ops: KnownOps::default(),
             answers: Answers::default(),
             held_back: VecDeque::new(),
             wants: Wants::default(),
             submits: Submits::default(),
             promotes: Vec::new(),
             drain: None,
+            heirs_ahead: false,
             adopted: false,
             complete: carried.complete,
             carried_last: carried.last,
@@ -220,7 +226,7 @@ impl Hub {
         for held in carried.held {
             let set_at = held.place.mark;
             let basis = Some(self.carried_basis.clone());
-            self.cache.insert(Entry { held, set_at, written: None, basis });
+            self.cache.insert(Entry { held, set_at, written: None, basis, ops: None });
         }
         for (channel, ring) in carried.rings {
             self.rings.set_floor(channel, Floor::from_wire(ring));
@@ -239,7 +245,7 @@ impl Hub {
     /// cannot resume is opened at once and held back.
     fn begin_channel(&mut self, spec: ChannelSpec, out: &mut Vec<Effect>) {
         let channel = spec.channel.clone();
-        let own = self.carried_basis.get(&channel).cloned();
+        let own = self.carried_basis.get(&channel).filter(|at| **at != Position::START).cloned();
         let numbered = own.as_ref().is_none_or(|at| !matches!(at, Position::Local { .. }));
         let mode = match (spec.resume != Resume::None && numbered, self.complete && own.is_some()) {
             (true, true) => Mode::Flowing,
@@ -288,6 +294,7 @@ impl Hub {
             Input::MemberDead(session) => self.member_dead(session, out),
             Input::Drain { to } => self.begin_drain(to, out),
             Input::Resume => self.resume(out),
+            Input::PromoteRefused { why } => self.answer_promotes(&crate::message::Answer::Refused(why), out),
             Input::SendGo { to, last } => self.send_go(to, last, out),
             Input::SendMoved { epoch, to } => self.send_moved(epoch, &to, out),
             Input::SendClose => self.tell_all(&ToSession::Close, out),
@@ -422,7 +429,7 @@ impl Hub {
             held.hash = self.fold.hash(&value);
             (held.value, held.place.version) = (value, version);
         }
-        self.cache.insert(Entry { held: held.clone(), set_at: mark, written: None, basis: None });
+        self.cache.insert(Entry { held: held.clone(), set_at: mark, written: None, basis: None, ops: None });
         let held = (!held.value.is_empty()).then_some(held);
         atom.push(Body::Reset { key, held, why }, None, None, To::All);
         self.commit(atom, out);
@@ -504,28 +511,36 @@ impl Hub {
     }
 
     fn ping(&mut self, out: &mut Vec<Effect>) {
-        let members = self.members.list();
-        let version = self.members.version;
-        let ping = Ping {
+        let slots: Vec<Slot> = self.links.iter().map(|(slot, _)| slot).collect();
+        let (members, ping) = (self.members.list(), self.ping_without_members());
+        for slot in slots {
+            self.ping_link(slot, ping.clone(), &members, out);
+        }
+    }
+
+    fn ping_without_members(&self) -> Ping {
+        Ping {
             heirs: self.heirs(),
             stable: self.members.stable(),
             members: Vec::new(),
             adopting: !self.adopted,
-        };
-        let at = self.log.end();
-        for (_, link) in self.links.iter_mut() {
-            let queued =
-                |item: &link::Item| matches!(item, link::Item::Message { message: ToSession::Ping(_), .. });
-            if link.queue.iter().any(queued) {
-                continue;
-            }
-            let mut ping = ping.clone();
-            if link.members_told != version {
-                link.members_told = version;
-                ping.members.clone_from(&members);
-            }
-            link.push_message(at, ToSession::Ping(ping));
-            links::wake(link, out);
         }
+    }
+
+    /// Queues a ping, with the list of members where it changed since the link's last one.
+    fn ping_link(&mut self, slot: Slot, mut ping: Ping, members: &[Member], out: &mut Vec<Effect>) {
+        let (at, version) = (self.log.end(), self.members.version);
+        let Some(link) = self.links.get_mut(slot) else { return };
+        let queued =
+            |item: &link::Item| matches!(item, link::Item::Message { message: ToSession::Ping(_), .. });
+        if link.queue.iter().any(queued) {
+            return;
+        }
+        if link.members_told != version {
+            link.members_told = version;
+            ping.members = members.to_vec();
+        }
+        link.push_message(at, ToSession::Ping(ping));
+        links::wake(link, out);
     }
 }

@@ -11,8 +11,8 @@ use super::{
 use crate::{
     event::Event,
     id::{Key, LinkId, Mark, Place, SessionId, Trace, Version},
-    limits::{CHUNK_ITEMS, INTEREST_MAX, KEY_MAX, VALUE_MAX},
-    message::{Body, ChannelOffer, Held, HeldOp, KeyOffer, ToSession},
+    limits::{CHUNK_ITEMS, INTEREST_MAX, KEY_MAX, SESSIONS_MAX, VALUE_MAX},
+    message::{Applied, Body, ChannelOffer, Held, HeldOp, KeyOffer, ToSession},
 };
 
 /// A value that a survivor holds at a greater place.
@@ -117,6 +117,19 @@ impl Hub {
         Ok(())
     }
 
+    pub(super) fn applied_offered(&mut self, slot: Slot, applied: &[Applied]) -> Result<(), &'static str> {
+        let Some(link) = self.links.get_mut(slot).filter(|_| !applied.is_empty()) else { return Ok(()) };
+        let known = Arc::make_mut(&mut link.applied);
+        for of_session in applied {
+            let seqs = known.entry(of_session.session).or_default();
+            of_session.runs.iter().for_each(|&(first, last)| seqs.insert_run(first, last));
+        }
+        if known.len() > SESSIONS_MAX {
+            return Err("operations of more sessions than a group may have");
+        }
+        Ok(())
+    }
+
     pub(super) fn ops_offered(
         &mut self,
         slot: Slot,
@@ -132,7 +145,7 @@ impl Hub {
                 return Err("an operation from the future");
             }
             // Operations of this reign began here.
-            if mark.epoch >= self.epoch || self.knows_op(mark, op.id) {
+            if mark.epoch >= self.epoch || self.knows_op(mark, &op) {
                 continue;
             }
             match self.wants.keys.get_mut(op.operation.key()) {
@@ -148,7 +161,7 @@ impl Hub {
     }
 
     fn adopt(&mut self, mark: Mark, op: HeldOp, from: SessionId, out: &mut Vec<Effect>) {
-        if !self.knows_op(mark, op.id) {
+        if !self.knows_op(mark, &op) {
             self.adopt_op(mark, op, out);
             out.push(Effect::Event(Event::OperationAdopted { from }));
         }
@@ -184,34 +197,43 @@ impl Hub {
         }
         let Some(want) = self.wants.keys.remove(&held.key) else { return };
         let wins = self.cache.get(&held.key).is_none_or(|entry| held.place > entry.held.place);
-        let place = held.place.clone();
         // A value dropped since it was offered comes back empty at no place.
-        let is_held = place != Place::default();
+        let is_held = held.place != Place::default();
+        let mut ops = want.ops;
         if wins && is_held {
-            self.take_winner(slot, held, out);
+            self.take_winner(slot, held, &mut ops, out);
             out.push(Effect::Event(Event::WinnerRepublished { from: session }));
         }
-        for (mark, op, from) in want.ops {
-            if wins && is_held && mark <= place.mark {
-                if !self.ops.knows(op.id) {
-                    self.note_op(op, out);
-                }
-            } else {
-                self.adopt(mark, op, from, out);
-            }
-        }
+        ops.into_iter().for_each(|(mark, op, from)| self.adopt(mark, op, from, out));
     }
 
-    /// Installs a survivor's value at its own place and shows it to those who are behind.
-    fn take_winner(&mut self, slot: Slot, held: Held, out: &mut Vec<Effect>) {
-        let basis: Option<Basis> = self.links.get(slot).map(|link| {
-            let covered = |offer: &ChannelOffer| (offer.channel.clone(), offer.covered.clone());
-            Arc::new(link.offer.values().map(covered).collect())
-        });
-        let set_at = held.place.mark;
-        self.cache.insert(Entry { held: held.clone(), set_at, written: None, basis });
+    /// Installs a survivor's value at its own place and shows it to those who are behind. The ids of operations that came
+    /// with it go along in the same atom, and are taken out of `ops`.
+    fn take_winner(
+        &mut self,
+        slot: Slot,
+        held: Held,
+        ops: &mut Vec<(Mark, HeldOp, SessionId)>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(link) = self.links.get(slot) else { return };
+        let covered = |offer: &ChannelOffer| (offer.channel.clone(), offer.covered.clone());
+        let basis: Option<Basis> = Some(Arc::new(link.offer.values().map(covered).collect()));
+        let applied = Some(link.applied.clone());
+        let entry = Entry { held: held.clone(), set_at: held.place.mark, written: None, basis, ops: applied };
         let mut atom = self.log.atom(Trace::NONE);
         atom.push(Body::Value(held), None, None, To::All);
+        let mut kept = Vec::new();
+        ops.retain(|(_, op, _)| {
+            let included = entry.has_op(op.id);
+            if included {
+                kept.push((atom.mark(), op.clone()));
+                atom.push(Body::Nothing, None, Some(op.clone()), To::All);
+            }
+            !included
+        });
+        self.cache.insert(entry);
+        kept.into_iter().for_each(|(mark, op)| self.keep_op(mark, op));
         self.commit(atom, out);
     }
 

@@ -97,9 +97,10 @@ impl Hub {
                 within_chunk(offers.len())?;
                 self.keys_offered(slot, offers, out)?;
             }
-            ToHub::OfferRest { channels, ops, end } => {
-                within_chunk(channels.len() + ops.len())?;
+            ToHub::OfferRest { channels, ops, applied, end } => {
+                within_chunk(channels.len() + ops.len() + applied.len())?;
                 self.channels_offered(slot, channels)?;
+                self.applied_offered(slot, &applied)?;
                 self.ops_offered(slot, ops, out)?;
                 if end {
                     self.offered(slot, out);
@@ -266,7 +267,7 @@ impl Hub {
         }
     }
 
-    fn answer_promotes(&mut self, answer: &Answer, out: &mut Vec<Effect>) {
+    pub(super) fn answer_promotes(&mut self, answer: &Answer, out: &mut Vec<Effect>) {
         for (link, id) in std::mem::take(&mut self.promotes) {
             if let Some(slot) = self.links.slot(link) {
                 self.tell(slot, ToSession::Answer { id, answer: answer.clone() }, out);

@@ -155,6 +155,11 @@ pub enum Input {
     },
     /// The handover failed: go on as before; all channels are opened again.
     Resume,
+    /// No handover was started for those who asked for one.
+    PromoteRefused {
+        /// Why.
+        why: String,
+    },
     /// Tell this heir to claim.
     SendGo {
         /// The heir.

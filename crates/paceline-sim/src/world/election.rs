@@ -89,6 +89,9 @@ impl World {
             Effect::SendGo { to, last } => {
                 self.mail_hub(pid, None, paceline_proto::hub::Input::SendGo { to, last });
             }
+            Effect::RefusePromote { why } => {
+                self.mail_hub(pid, None, paceline_proto::hub::Input::PromoteRefused { why });
+            }
             Effect::ResumeReign { epoch } => {
                 self.mail_outbox(pid, OutboxMail::Resume { epoch });
                 self.mail_hub(pid, Some(epoch), paceline_proto::hub::Input::Resume);

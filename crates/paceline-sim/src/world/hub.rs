@@ -29,6 +29,16 @@ impl World {
             return self.drive_hub(pid, Input::Deadline);
         }
         let Some(mail) = process.hub_mail.pop_front() else { return };
+        self.take_hub_mail(pid, mail);
+        if let Some(process) = self.processes.get_mut(&pid)
+            && process.hub_mail.is_empty()
+        {
+            process.pending.push_back(Pending::WriteLinks);
+        }
+    }
+
+    fn take_hub_mail(&mut self, pid: Pid, mail: HubMail) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
         let current = process.owned.as_ref().map(|owned| owned.epoch);
         match mail {
             HubMail::Begin(begin, address) => self.begin_hub(pid, *begin, address),

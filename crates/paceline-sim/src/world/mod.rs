@@ -79,8 +79,8 @@ pub(crate) enum Event {
     FaultTick,
     /// The machine starts again.
     PowerOn,
-    /// A fetch by the owner ends: feed, key, the reign it belongs to, where the key stood when it began.
-    FetchDone(Pid, usize, usize, Epoch, Option<Place>),
+    /// A feed answers a fetch: feed, key, where the key stood at the owner when it began.
+    FetchAnswered(usize, usize, Place),
     /// Faults stop.
     Heal,
     /// Has the group come to rest?
@@ -259,7 +259,7 @@ impl World {
             Event::CallerTick => self.caller_tick(),
             Event::FaultTick => self.fault_tick(),
             Event::PowerOn => self.power_on(),
-            Event::FetchDone(pid, feed, key, epoch, base) => self.fetch_done(pid, feed, key, epoch, base),
+            Event::FetchAnswered(feed, key, base) => self.fetch_answered(feed, key, base),
             Event::Heal => self.heal(),
             Event::HealCheck => self.heal_check(),
         }

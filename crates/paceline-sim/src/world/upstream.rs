@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use paceline_proto::{
     connection::{Connection, ConnectionState},
     hub::Input,
@@ -195,6 +196,7 @@ impl World {
                     let publish = Input::Publish { channel, position, live, changes, trace: Trace::NONE };
                     self.mail_hub(pid, Some(epoch), publish);
                 }
+                Some(Down::Fetched { key, found, base }) => self.fetched(pid, feed, key, found, base),
                 None => {
                     upstream.conn = None;
                     upstream.pipe.clear();
@@ -286,28 +288,26 @@ impl World {
         let Some(pid) = self.owner() else { return };
         let Some(owned) = self.processes.get(&pid).and_then(|process| process.owned.as_ref()) else { return };
         let base = owned.machine.get(&self.feeds[feed].keys[key]).map(|held| held.place.clone());
-        let epoch = owned.epoch;
+        let Some(base) = base else { return };
         let latency = self.random.millis(1, 60);
-        self.after(latency, Event::FetchDone(pid, feed, key, epoch, base));
+        self.after(latency, Event::FetchAnswered(feed, key, base));
     }
 
-    pub(super) fn fetch_done(
-        &mut self,
-        pid: Pid,
-        feed: usize,
-        key: usize,
-        epoch: Epoch,
-        base: Option<Place>,
-    ) {
-        let found = &self.feeds[feed];
-        let version = Version::Number(found.versions[key]);
-        if base.as_ref().is_none_or(|base| base.version <= version) {
+    pub(super) fn fetch_answered(&mut self, feed: usize, key: usize, base: Place) {
+        let found = (self.feeds[feed].value(key), Version::Number(self.feeds[feed].versions[key]));
+        self.mail_consumer(feed, Down::Fetched { key, found, base });
+    }
+
+    fn fetched(&mut self, pid: Pid, feed: usize, key: usize, found: (Bytes, Version), base: Place) {
+        let Some(process) = self.processes.get(&pid) else { return };
+        let epoch = process.socket_epoch;
+        if base.version <= found.1 {
             return;
         }
-        let value = Some((found.value(key), version));
-        let why = "the server was set back".to_owned();
-        let reset = Input::Reset { key: found.keys[key].clone(), value, base, why, trace: Trace::NONE };
         self.counters.add("reset_found");
+        let key = self.feeds[feed].keys[key].clone();
+        let why = "the server was set back".to_owned();
+        let reset = Input::Reset { key, value: Some(found), base: Some(base), why, trace: Trace::NONE };
         self.mail_hub(pid, Some(epoch), reset);
     }
 

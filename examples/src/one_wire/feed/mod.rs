@@ -1,8 +1,9 @@
 //! The feed: a real WebSocket server with live figures of this machine, numbered, for one consumer.
 //!
 //! It plays the licensed feed or the bot gateway of the outside world: a second consumer is refused with 409, one that
-//! is not heard of for a second is dropped. It resumes from a position (`?since=N`) unless told not to; then it sends,
-//! on connect, a versioned snapshot of every key and `{"type":"live"}`.
+//! is not heard of for a second is dropped. A consumer that gives its position (`?since=N`) gets `{"type":"live"}` and
+//! then every message after it; any other one, and every one if the feed was told not to resume, gets a versioned
+//! snapshot of every key first.
 
 mod consumer;
 mod store;

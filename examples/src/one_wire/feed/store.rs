@@ -207,7 +207,7 @@ impl State {
         }
     }
 
-    /// A versioned snapshot of every key, then the mark that what follows is live.
+    /// A versioned snapshot of every key.
     fn snapshot(&self, store: &Store) -> Opening {
         let mut texts: Vec<Utf8Bytes> = self
             .values
@@ -219,16 +219,21 @@ impl State {
                     .into()
             })
             .collect();
-        texts.push(json!({ "type": "live" }).to_string().into());
+        texts.push(live());
         Opening { texts, upto: self.last }
     }
 }
 
+fn live() -> Utf8Bytes {
+    json!({ "type": "live" }).to_string().into()
+}
+
 impl Seat {
-    /// Where this consumer begins: after its position, or with a snapshot where it has none or none is honoured.
+    /// Where this consumer begins: after its position, or with a snapshot where it has none or none is honoured. Then
+    /// comes the mark that numbered messages follow.
     pub(super) fn opening(&self) -> Opening {
         match self.since {
-            Some(since) => Opening { texts: Vec::new(), upto: since },
+            Some(since) => Opening { texts: vec![live()], upto: since },
             None => {
                 let state = self.store.state.lock();
                 state.snapshot(&self.store)

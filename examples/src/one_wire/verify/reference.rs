@@ -66,6 +66,11 @@ impl Reference {
         self.events.binary_search_by_key(&number, |event| event.0).ok()
     }
 
+    /// Number of the event at `place`.
+    pub fn number(&self, place: usize) -> u64 {
+        self.events[place].0
+    }
+
     /// Payload hash of the event at `place`.
     pub fn hash(&self, place: usize) -> u64 {
         self.events[place].1

@@ -186,11 +186,14 @@ fn final_values_must_be_those_of_the_feed() {
         shown.insert(key.to_owned(), value);
         shown
     };
+    // Equal content that came again: the version may be that of its first time.
+    assert_eq!(verdict(&with("cpu", versioned(2, 1))), [] as [String; 0]);
     assert_eq!(
-        verdict(&with("cpu", versioned(2, 1))),
-        ["s1: query cpu shows version 2, the feed ended with 3"]
+        verdict(&with("cpu", versioned(2, 5))),
+        ["s1: query cpu shows 5 of version 2, the feed ended with 1 of version 3"]
     );
-    assert_eq!(verdict(&with("cpu", versioned(3, 2))), ["s1: query cpu shows another value of version 3"]);
+    assert_eq!(verdict(&with("cpu", versioned(3, 2))).len(), 1);
+    assert_eq!(verdict(&with("cpu", versioned(4, 1))).len(), 1);
     assert_eq!(verdict(&BTreeMap::new()).len(), 2);
 }
 
