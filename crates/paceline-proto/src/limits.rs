@@ -70,10 +70,15 @@ pub const RING_AGE: Duration = Duration::from_secs(60);
 pub const ACK_FRAMES: u64 = 64;
 /// … or after this time, whichever comes first.
 pub const ACK_INTERVAL: Duration = Duration::from_millis(100);
-/// Frames queued for one follower before it is conflated.
+/// Frames queued for one follower before it is conflated, if it takes nothing.
 pub const LINK_QUEUE_FRAMES: usize = 1024;
-/// Bytes queued for one follower before it is conflated.
+/// Bytes queued for one follower before it is conflated, if it takes nothing.
 pub const LINK_QUEUE_BYTES: usize = 4 << 20;
+/// A follower that takes a piece of output (`WRITE_MAX`) within this time is not slow, however much came at once: a burst
+/// after a takeover is no fault of its reader.
+pub const LINK_PATIENCE: Duration = Duration::from_millis(100);
+/// Times the two bounds above that a queue may hold in any case; frames are shared, so a queue costs references.
+pub const LINK_QUEUE_BURST: usize = 8;
 /// How long a new owner buffers a channel that cannot resume while it waits for offers.
 pub const OFFER_WAIT: Duration = Duration::from_millis(500);
 /// Bytes of one write to a follower; a queue is drained in pieces of this size.

@@ -195,6 +195,7 @@ impl Watcher {
             | Effect::SendMoved { .. }
             | Effect::LookAtOwner { .. }
             | Effect::Role(_)
+            | Effect::RefusePromote { .. }
             | Effect::Event(_) => {}
         }
     }

@@ -4,7 +4,7 @@
 //! are. Two keys are equal exactly if their bytes are:
 //!
 //! - Members of objects have no order, at any depth. An absent member is what JavaScript calls `undefined`: leave it
-//!   out. `null` is a value of its own, and so is what `None` becomes in [`key!`](crate::key).
+//!   out. `null` is a value of its own, and so is what `None` becomes in [`key!`](crate::key!).
 //! - Equal numbers are one: 7, 7.0 and 7e0, and 0 and -0.0. Integers are exact from -2⁶³ to 2⁶⁴-1; beyond that, and
 //!   with a fraction, a number is the nearest 64-bit floating-point number. NaN and the infinities are not JSON: null.
 //! - `7` and `"7"` differ.

@@ -141,6 +141,8 @@ impl Describe for HubIn {
 /// The own follower's link.
 const LOOPBACK: LinkId = LinkId(0);
 
+/// Upstream messages that are gathered into one write to each link, at most.
+const PUBLISHED_PER_WRITE: usize = 64;
 /// Before accepting again when the listener failed (no descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -167,12 +169,14 @@ pub(crate) struct HubBusiness {
     /// Last words to links of an ended reign, still being written.
     finishing: usize,
     stopping: bool,
+    /// Upstream messages published since the last write.
+    unwritten: usize,
     effects: Vec<Effect>,
 }
 
 impl HubBusiness {
     pub(crate) fn new(seat: Seat, channels: Vec<ChannelSpec>) -> Self {
-        Self { seat, channels, owned: None, finishing: 0, stopping: false, effects: Vec::new() }
+        Self { seat, channels, owned: None, finishing: 0, stopping: false, unwritten: 0, effects: Vec::new() }
     }
 
     fn begin(&mut self, begin: BeginReign, io: &mut Io<'_, HubIn>) {
@@ -473,6 +477,10 @@ impl Business for HubBusiness {
             HubIn::Publish { epoch, channel, position, live, changes } if self.is_current(epoch) => {
                 let trace = io.trace;
                 self.drive(Input::Publish { channel, position, live, changes, trace }, io);
+                self.unwritten += 1;
+                if self.unwritten == PUBLISHED_PER_WRITE {
+                    self.flush(io);
+                }
             }
             HubIn::Connection { epoch, connection } if self.is_current(epoch) => {
                 self.drive(Input::Connection(connection), io);
@@ -524,7 +532,9 @@ impl Business for HubBusiness {
     }
 
     fn flush(&mut self, io: &mut Io<'_, HubIn>) {
+        self.unwritten = 0;
         self.write_all_awake(io);
+        self.seat.pace.congested(self.owned.as_ref().is_some_and(|owned| owned.machine.is_congested()));
     }
 }
 

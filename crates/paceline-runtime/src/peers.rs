@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, OnceCell, RefCell},
     rc::Rc,
+    time::Duration,
 };
 
 use paceline_ipc::fence::Fence;
@@ -60,6 +61,42 @@ impl Peers {
 
     pub(crate) fn outbox(&self, input: OutboxIn, trace: Trace) {
         self.get().outbox.tell(input, trace);
+    }
+}
+
+/// Bounds how long upstream messages are held back after an opening, so that a slow reader never delays others for
+/// longer.
+const PACING_BUDGET: Duration = Duration::from_millis(500);
+/// One look at the links while messages are held back.
+const PACING_STEP: Duration = Duration::from_millis(1);
+
+/// Holds an upstream's burst back while links that do take their output are far behind.
+#[derive(Clone, Default)]
+pub(crate) struct Pace(Rc<PaceState>);
+
+#[derive(Default)]
+struct PaceState {
+    congested: Cell<bool>,
+    spent: Cell<Duration>,
+}
+
+impl Pace {
+    /// The hub's word, after each write.
+    pub(crate) fn congested(&self, congested: bool) {
+        self.0.congested.set(congested);
+    }
+
+    /// An upstream was opened: a burst may follow.
+    pub(crate) fn opened(&self) {
+        self.0.spent.set(Duration::ZERO);
+    }
+
+    /// Waits while there is congestion and budget.
+    pub(crate) async fn wait(&self) {
+        while self.0.congested.get() && self.0.spent.get() < PACING_BUDGET {
+            self.0.spent.set(self.0.spent.get() + PACING_STEP);
+            tokio::time::sleep(PACING_STEP).await;
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use paceline_upstream::websocket::{self, Remote, WebSocket};
 use crate::{
     hub::HubIn,
     outbox::OutboxIn,
+    peers::Pace,
     shell::{Business, Describe, Io},
     thread::Seat,
 };
@@ -159,6 +160,7 @@ impl SocketBusiness {
                 }
             }
             Effect::Opened { resumed } => {
+                self.seat.pace.opened();
                 self.seat.peers.hub(HubIn::ChannelOpened { epoch, channel: channel.clone(), resumed }, io.trace);
             }
             Effect::Message { value, raw, position, live } => {
@@ -198,7 +200,7 @@ impl SocketBusiness {
                     self.drive(&channel, Input::Opened { attempt }, io);
                 }
                 // An unwanted transport loses its remote here, which closes it.
-                io.complete(read(channel, attempt, socket));
+                io.complete(read(channel, attempt, socket, self.seat.pace.clone()));
             }
             Err(close) => {
                 self.transports -= 1;
@@ -246,7 +248,7 @@ impl Business for SocketBusiness {
                     self.drive(&channel, Input::Frame { attempt, frame }, io);
                 }
                 match end {
-                    None => io.complete(read(channel, attempt, socket)),
+                    None => io.complete(read(channel, attempt, socket, self.seat.pace.clone())),
                     Some(close) => {
                         drop(socket);
                         self.transports -= 1;
@@ -304,7 +306,8 @@ fn describe(state: &ConnectionState) -> String {
     }
 }
 
-async fn read(channel: Channel, attempt: u64, mut socket: WebSocket) -> SocketIn {
+async fn read(channel: Channel, attempt: u64, mut socket: WebSocket, pace: Pace) -> SocketIn {
+    pace.wait().await;
     let (frames, end) = socket.next().await;
     SocketIn::Read { channel, attempt, socket, frames, end }
 }

@@ -45,8 +45,8 @@ const BELOW_PURE: &[&str] = &[
     "syn",
     "thiserror",
     "thiserror-impl",
+    "twox-hash",
     "unicode-ident",
-    "xxhash-rust",
     "zmij",
 ];
 

@@ -272,6 +272,9 @@ impl Hub {
         if !in_reign && !old {
             state.applied_upto = Some(at.clone());
         }
+        if !stale {
+            self.hold_replay(channel);
+        }
         let origin = (channel.clone(), at.clone());
         let mut atom = self.log.atom(trace);
         for change in changes {
@@ -293,13 +296,22 @@ impl Hub {
         }
     }
 
+    /// A replay comes as fast as the upstream sends it: who has enough of it queued gets the rest later.
+    fn hold_replay(&mut self, channel: &Channel) {
+        for (_, link) in self.links.iter_mut().filter(|(_, link)| link.is_half_full()) {
+            if let Some(lag) = link.lag.get_mut(channel) {
+                lag.stalled = true;
+            }
+        }
+    }
+
     /// The replay has passed `at` for everybody who waits for it.
     fn advance_replay(&mut self, channel: &Channel, at: &Position, reached: bool, out: &mut Vec<Effect>) {
         let mut done = false;
         for (_, link) in self.links.iter_mut() {
-            let Some(stands) = link.lag.get_mut(channel) else { continue };
-            if stands.covers(at) == Some(false) {
-                *stands = at.clone();
+            let Some(lag) = link.lag.get_mut(channel).filter(|lag| !lag.stalled) else { continue };
+            if lag.at.covers(at) == Some(false) {
+                lag.at = at.clone();
                 link.forced.insert(channel.clone());
             }
             if reached {
@@ -322,14 +334,14 @@ impl Hub {
             // It came from the connection before the one that replays.
             return;
         }
-        self.stop_waiting(channel, out);
+        self.stop_waiting(channel, false, out);
     }
 
-    fn stop_waiting(&mut self, channel: &Channel, out: &mut Vec<Effect>) {
+    fn stop_waiting(&mut self, channel: &Channel, stalled_too: bool, out: &mut Vec<Effect>) {
         let behind: Vec<Slot> = self
             .links
             .iter()
-            .filter(|(_, link)| link.lag.contains_key(channel))
+            .filter(|(_, link)| link.lag.get(channel).is_some_and(|lag| stalled_too || !lag.stalled))
             .map(|(slot, _)| slot)
             .collect();
         let Some(state) = self.channels.get_mut(channel) else { return };
@@ -337,7 +349,7 @@ impl Hub {
         let upto = state.position.clone();
         for slot in &behind {
             let Some(link) = self.links.get_mut(*slot) else { continue };
-            let after = link.lag.remove(channel);
+            let after = link.lag.remove(channel).map(|lag| lag.at);
             link.forced.insert(channel.clone());
             let gap = Gap { channel: channel.clone(), after, upto: upto.clone(), why: GapCause::Resync };
             self.private_gap(*slot, gap, out);
@@ -418,7 +430,7 @@ impl Hub {
             self.collect(channel, out);
             return;
         }
-        self.stop_waiting(channel, out);
+        self.stop_waiting(channel, true, out);
         self.lose_continuity(channel, out);
     }
 
@@ -446,6 +458,17 @@ impl Hub {
         self.stats.rewinds += 1;
         out.push(Effect::OpenChannel { channel: channel.clone(), resume: Some(at.clone()) });
         out.push(Effect::Event(Event::ChannelRewound { channel: channel.clone(), at: at.clone() }));
+    }
+
+    /// A link whose queue overflowed with a replay has written it: the rest is asked for.
+    pub(super) fn replay_again(&mut self, slot: Slot, out: &mut Vec<Effect>) {
+        let Some(link) = self.links.get_mut(slot) else { return };
+        let mut again = Vec::new();
+        for (channel, lag) in link.lag.iter_mut().filter(|(_, lag)| lag.stalled) {
+            lag.stalled = false;
+            again.push((channel.clone(), lag.at.clone()));
+        }
+        again.into_iter().for_each(|(channel, at)| self.rewind(&channel, &at, out));
     }
 
     /// A message without a place in the channel: values only, or (`events`) events that nobody can resume at.

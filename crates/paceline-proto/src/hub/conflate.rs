@@ -41,7 +41,11 @@ impl Round {
                 self.keys.extend(under.cloned());
             }
             Body::Event { stream, .. } => {
-                if let Some((channel, _)) = frame.origin.as_ref().filter(|_| link.streams.contains(stream)) {
+                if let Some((channel, _)) = frame
+                    .origin
+                    .as_ref()
+                    .filter(|(channel, _)| link.streams.contains(stream) && !link.is_stalled(channel))
+                {
                     let told = link.told.get(channel).filter(|at| **at != Position::START);
                     self.lose(channel, told.cloned());
                 }

@@ -3,7 +3,7 @@
 use super::{
     Effect, Hub, Refusal,
     channels::Mode,
-    link::{Item, Link, Phase},
+    link::{Item, Lag, Link, Phase},
     links::{Slot, is_stuck, wake},
     snapshot::{Job, Keys},
 };
@@ -90,6 +90,7 @@ impl Hub {
         link.phase = Phase::Offering;
         link.conflated = false;
         link.lag.clear();
+        link.replayed.clear();
         link.offer.clear();
         link.applied = std::sync::Arc::default();
         // Not `last`: a delta is not to be trusted after a hole.
@@ -188,7 +189,7 @@ impl Hub {
         link.queue.push_back(Item::Job(Box::new(Job::empty(after))));
         let mut over = false;
         for (shared, atom_end) in missed {
-            over |= link.push_frame(shared, atom_end);
+            over |= link.push_frame(shared, atom_end, self.now);
         }
         link.queue.push_back(Item::Flush { at, ack_now: false });
         wake(link, out);
@@ -278,7 +279,8 @@ impl Hub {
         }
         if can_rewind(&at) {
             if let Some(link) = self.links.get_mut(slot) {
-                link.lag.insert(channel.clone(), at.clone());
+                link.lag.insert(channel.clone(), Lag { at: at.clone(), stalled: false });
+                link.replayed.insert(channel.clone(), 0);
             }
             self.rewind(channel, &at, out);
             return Vec::new();

@@ -8,11 +8,14 @@ use std::{
 use super::{cache::AppliedOps, conflate::Round, snapshot::Job};
 use crate::{
     id::{Channel, Key, LinkId, Mark, Offset, Position, SessionId, Stream},
-    limits::{LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES},
+    limits::{LINK_PATIENCE, LINK_QUEUE_BURST, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES},
     message::{ChannelOffer, Hello, KitAddress, Rank, Shared, ToSession},
     ring::Streams,
     time::Time,
 };
+
+/// A replay may overflow a link's queue so often before the rest of it is given up and shown as a gap.
+const STALLS_MAX: u32 = 16;
 
 /// How far a link is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +58,15 @@ impl Item {
     }
 }
 
+/// A channel in which a link waits for the upstream to repeat what it missed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lag {
+    /// Where it stands.
+    pub(super) at: Position,
+    /// The replay was more than its queue takes: it goes on from `at` once the queue is written.
+    pub(super) stalled: bool,
+}
+
 /// Heirship of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Heirship {
@@ -89,8 +101,10 @@ pub(super) struct Link {
     pub(super) sent: Offset,
     pub(super) acked: Option<Offset>,
     pub(super) offer: BTreeMap<Channel, ChannelOffer>,
-    /// Channels whose events it gets from a replay, and where it stands there.
-    pub(super) lag: BTreeMap<Channel, Position>,
+    /// Channels whose events it gets from a replay.
+    pub(super) lag: BTreeMap<Channel, Lag>,
+    /// Channels of which the queue still holds a replay, and how often that overflowed.
+    pub(super) replayed: BTreeMap<Channel, u32>,
     /// Channels whose position it must be told although they did not move.
     pub(super) forced: BTreeSet<Channel>,
     /// Where it was told that the channels stand.
@@ -137,6 +151,7 @@ impl Link {
             acked: None,
             offer: BTreeMap::new(),
             lag: BTreeMap::new(),
+            replayed: BTreeMap::new(),
             forced: BTreeSet::new(),
             told: BTreeMap::new(),
             had_private: false,
@@ -170,20 +185,52 @@ impl Link {
     }
 
     /// Queues a frame. True when the queue passed its bound.
-    pub(super) fn push_frame(&mut self, shared: Arc<Shared>, atom_end: Offset) -> bool {
+    pub(super) fn push_frame(&mut self, shared: Arc<Shared>, atom_end: Offset, now: Time) -> bool {
         self.frames += 1;
         self.bytes += shared.size;
         self.queue.push_back(Item::Frame { shared, atom_end });
-        self.is_over()
+        self.is_over(now)
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.frames > LINK_QUEUE_FRAMES || self.bytes > LINK_QUEUE_BYTES
+    /// Whether the queue passed its bound: a higher one while the reader takes what it is given.
+    pub(super) fn is_over(&self, now: Time) -> bool {
+        let takes = self.writing.is_none_or(|since| now.since(since) < LINK_PATIENCE);
+        let times = if takes { LINK_QUEUE_BURST } else { 1 };
+        self.frames > times * LINK_QUEUE_FRAMES || self.bytes > times * LINK_QUEUE_BYTES
+    }
+
+    /// Whether it takes what it is given, but more came than it took so far.
+    pub(super) fn is_catching_up(&self, now: Time) -> bool {
+        self.is_half_full() && self.writing.is_some_and(|since| now.since(since) < LINK_PATIENCE)
     }
 
     pub(super) fn push_message(&mut self, at: Offset, message: ToSession) {
         self.messages += 1;
         self.queue.push_back(Item::Message { at, message });
+    }
+
+    /// Whether a replay should wait until more of the queue is written.
+    pub(super) fn is_half_full(&self) -> bool {
+        self.frames > LINK_QUEUE_FRAMES / 2 || self.bytes > LINK_QUEUE_BYTES / 2
+    }
+
+    /// Puts channels with a replay in the queue back to where the session was told that it stands. Nothing of them is
+    /// lost then, only repeated once more.
+    pub(super) fn stall(&mut self) {
+        if self.has_round() {
+            return;
+        }
+        for (channel, stalls) in &mut self.replayed {
+            let Some(at) = self.told.get(channel).cloned() else { continue };
+            *stalls += 1;
+            if *stalls <= STALLS_MAX {
+                self.lag.insert(channel.clone(), Lag { at, stalled: true });
+            }
+        }
+    }
+
+    pub(super) fn is_stalled(&self, channel: &Channel) -> bool {
+        self.lag.get(channel).is_some_and(|lag| lag.stalled)
     }
 
     pub(super) fn has_round(&self) -> bool {

@@ -147,7 +147,10 @@ impl Links {
             let behind = |link: &Link| {
                 link.is_joined()
                     && link.interest().has(stream)
-                    && link.lag.get(channel).is_some_and(|at| at.covers(position) == Some(false))
+                    && link
+                        .lag
+                        .get(channel)
+                        .is_some_and(|lag| !lag.stalled && lag.at.covers(position) == Some(false))
             };
             return self.iter().filter(|(_, link)| behind(link)).map(|(slot, _)| slot).collect();
         }
@@ -198,7 +201,7 @@ impl Hub {
             for slot in self.links.targets(&shared, &to) {
                 let Some(link) = self.links.get_mut(slot) else { continue };
                 self.stats.deliveries += 1;
-                if link.push_frame(shared.clone(), end) {
+                if link.push_frame(shared.clone(), end, self.now) {
                     over.insert(slot);
                 }
                 wake(link, out);
@@ -215,7 +218,7 @@ impl Hub {
         let Some(link) = self.links.get_mut(slot) else { return };
         link.had_private = true;
         out.push(Effect::Event(Event::GapShown { channel: gap.channel.clone() }));
-        let over = link.push_frame(single(end, Body::Gap(gap), None), end);
+        let over = link.push_frame(single(end, Body::Gap(gap), None), end, self.now);
         wake(link, out);
         if over {
             self.conflate(slot, out);
@@ -248,8 +251,10 @@ impl Hub {
 
     /// A queue passed its bound: from here on the link gets the latest of each key.
     pub(super) fn conflate(&mut self, slot: Slot, out: &mut Vec<Effect>) {
-        let Some(link) = self.links.get(slot) else { return };
+        let Some(link) = self.links.get_mut(slot) else { return };
         let session = link.session;
+        link.stall();
+        let Some(link) = self.links.get(slot) else { return };
         let positions = self.positions_for(link);
         let was_heir = link.heir.is_some();
         if was_heir {
@@ -273,10 +278,16 @@ impl Hub {
     /// Where the channels stand for a link: a replay may still be on its way to it.
     pub(super) fn positions_for(&self, link: &Link) -> BTreeMap<Channel, Position> {
         let at = |(channel, state): (&Channel, &super::channels::ChannelState)| {
-            let at = link.lag.get(channel).or(state.told())?;
+            let at = link.lag.get(channel).map(|lag| &lag.at).or(state.told())?;
             Some((channel.clone(), at.clone()))
         };
         self.channels.iter().filter_map(at).collect()
+    }
+
+    /// Whether some link takes what it is given but is far behind: a moment's pause in a burst of upstream messages
+    /// spares it a gap.
+    pub fn is_congested(&self) -> bool {
+        self.links.iter().any(|(_, link)| link.is_catching_up(self.now))
     }
 
     /// The next piece of output for a link, at most about `max_bytes` (one item may be larger). `None`: nothing is
@@ -284,6 +295,7 @@ impl Hub {
     pub fn write(&mut self, id: LinkId, max_bytes: usize) -> Option<Vec<Part>> {
         let Some(slot) = self.links.slot(id) else { return self.links.last_words(id) };
         let context = Context {
+            now: self.now,
             epoch: self.epoch,
             end: self.log.end(),
             cache: &self.cache,
@@ -306,6 +318,9 @@ impl Hub {
             parts.extend(part);
             left = left.saturating_sub(bytes);
         }
+        if link.queue.is_empty() {
+            link.replayed.retain(|channel, _| link.lag.contains_key(channel));
+        }
         if parts.is_empty() {
             return None;
         }
@@ -322,6 +337,10 @@ impl Hub {
         if std::mem::take(&mut link.caught_up) && !link.conflated {
             out.push(Effect::Event(Event::FollowerCaughtUp { session: link.session }));
             self.choose_heirs(out);
+        }
+        let done = |link: &Link| link.queue.is_empty() && link.lag.values().any(|lag| lag.stalled);
+        if self.links.get(slot).is_some_and(done) {
+            self.replay_again(slot, out);
         }
         self.drained(out);
     }
@@ -363,7 +382,7 @@ impl Link {
                 if last {
                     self.sent = round.upto;
                     self.told.extend(header.positions.iter().cloned());
-                    self.conflated = self.has_round() || self.is_over();
+                    self.conflated = self.has_round() || self.is_over(context.now);
                     self.caught_up = !self.conflated;
                 } else {
                     self.queue.push_front(Item::Round(round));
@@ -445,7 +464,7 @@ impl Link {
             .iter()
             .filter(|(channel, state)| state.moved_at > self.sent || forced.contains(*channel));
         let at = moved.filter_map(|(channel, state)| {
-            let at = self.lag.get(channel).or(state.told())?;
+            let at = self.lag.get(channel).map(|lag| &lag.at).or(state.told())?;
             Some((channel.clone(), at.clone()))
         });
         at.collect()

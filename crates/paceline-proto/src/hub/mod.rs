@@ -57,6 +57,7 @@ const MESSAGES_MAX: usize = 2 * PENDING_MAX;
 
 /// What a piece of output is made from.
 struct Context<'a> {
+    now: Time,
     epoch: Epoch,
     end: Offset,
     cache: &'a Cache,
@@ -459,7 +460,7 @@ impl Hub {
         if self.channels.get(channel).is_some_and(|state| state.mode != Mode::Waiting) {
             self.open(channel, out);
         }
-        let behind = self.links.iter().filter_map(|(_, link)| link.lag.get(channel));
+        let behind = self.links.iter().filter_map(|(_, link)| link.lag.get(channel).map(|lag| &lag.at));
         let lowest = behind.cloned().reduce(|a, b| if b.covers(&a) == Some(false) { b } else { a });
         if let Some(lowest) = lowest {
             self.rewind(channel, &lowest, out);

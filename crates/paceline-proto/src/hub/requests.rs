@@ -311,6 +311,8 @@ impl Hub {
     }
 
     pub(super) fn resume(&mut self, out: &mut Vec<Effect>) {
+        let refused = Answer::Refused("the handover did not happen; nothing changed".to_owned());
+        self.answer_promotes(&refused, out);
         if self.drain.take().is_none() {
             return;
         }
@@ -327,7 +329,6 @@ impl Hub {
         }
         self.take_held_back(out);
         self.answer_waiting_ops(out);
-        self.answer_promotes(&Answer::Refused("the handover failed; nothing changed".to_owned()), out);
         self.choose_heirs(out);
     }
 

@@ -153,7 +153,8 @@ pub enum Input {
         /// The heir.
         to: SessionId,
     },
-    /// The handover failed: go on as before; all channels are opened again.
+    /// The handover failed, or was refused before it began: go on as before. All channels are opened again if a drain
+    /// had begun; whoever asked for the handover is told.
     Resume,
     /// No handover was started for those who asked for one.
     PromoteRefused {

@@ -84,7 +84,7 @@ impl EveryEventOnceInOrder {
             return Err(format!("{session:?} got an event that was never published: {event:?}"));
         };
         // Around a gap, events without positions that can be ordered may come again.
-        let again = !feed.kind.ordered() && !feed.kind.resumes() && !subscription.gaps.is_empty();
+        let again = !feed.kind.ordered() && !subscription.gaps.is_empty();
         if let Some(last) = subscription.last {
             if number <= last && !again {
                 return Err(format!("{session:?} got event {number} of {:?} after {last}", event.stream));
@@ -126,8 +126,11 @@ impl EveryEventOnceInOrder {
     }
 }
 
-/// The numbers a gap covers. Ends that are not known are open.
+/// The numbers a gap covers. Ends that are not known, or cannot be ordered, are open.
 fn range(feed: &Feed, gap: &Gap) -> (u64, u64) {
+    if !feed.kind.ordered() {
+        return (0, u64::MAX);
+    }
     let after = gap.after.as_ref().and_then(|position| feed.number_at(position)).unwrap_or(0);
     let upto = gap.upto.as_ref().and_then(|position| feed.number_at(position)).unwrap_or(u64::MAX);
     (after, upto)

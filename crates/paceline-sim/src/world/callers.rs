@@ -234,10 +234,14 @@ impl World {
             return false;
         };
         let feed = &self.feeds[index];
+        if !feed.kind.ordered() {
+            // Positions that cannot be ordered tell an owner nothing about a follower whose place its ring lacks.
+            return false;
+        }
         if feed.kind.resumes() {
             return true;
         }
-        if !self.scenario.strict_gaps || !feed.kind.ordered() {
+        if !self.scenario.strict_gaps {
             return false;
         }
         let number = |position: &paceline_proto::id::Position| feed.number_at(position);
