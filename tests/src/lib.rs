@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -57,7 +57,13 @@ pub struct Peer {
 impl Peer {
     /// Starts one. `binary` is `env!("CARGO_BIN_EXE_peer")`.
     pub fn start(binary: &str, scratch: &Scratch, arguments: &[&str]) -> Self {
+        Self::start_with(binary, scratch, arguments, None)
+    }
+
+    /// Starts one that dies when it comes to the place `failpoint`.
+    pub fn start_with(binary: &str, scratch: &Scratch, arguments: &[&str], failpoint: Option<&str>) -> Self {
         let mut child = Command::new(binary)
+            .envs(failpoint.map(|place| ("PACELINE_FAILPOINT", place)))
             .arg(scratch.path())
             .args(arguments)
             .stdin(Stdio::piped())
@@ -114,6 +120,28 @@ impl Peer {
                 }
             }
         }
+    }
+
+    /// Whether it ended on its own, or was killed by itself, within [`PATIENCE`].
+    pub fn ended(&mut self) -> bool {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => self.kept.lock().push_back(line),
+                // Its output ends with it.
+                Err(mpsc::RecvTimeoutError::Disconnected) => return self.child.wait().is_ok(),
+                Err(mpsc::RecvTimeoutError::Timeout) => return false,
+            }
+        }
+    }
+
+    /// What it says within `time`.
+    pub fn listen(&self, time: Duration) -> Vec<Value> {
+        let end = Instant::now() + time;
+        let mut all = self.drain();
+        while let Ok(line) = self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            all.push(line);
+        }
+        all
     }
 
     /// Everything that was said and not waited for, now.

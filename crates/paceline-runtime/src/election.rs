@@ -29,6 +29,7 @@ use paceline_proto::{
 use paceline_store::{Durability, QueueDb};
 
 use crate::{
+    failpoint::hit,
     follower::FollowerIn,
     hub::{BeginReign, HubIn},
     options::Identity,
@@ -208,14 +209,23 @@ impl ElectionBusiness {
                 self.begin(epoch, members, polite, io);
             }
             Effect::Adopt { epoch } => self.adopt(epoch, io),
-            Effect::Drain { epoch, to } => self.seat.peers.socket(SocketIn::Drain { epoch, to }, io.trace),
-            Effect::SendGo { to, last } => self.seat.peers.hub(HubIn::SendGo { to, last }, io.trace),
+            Effect::Drain { epoch, to } => {
+                hit("drain");
+                self.seat.peers.socket(SocketIn::Drain { epoch, to }, io.trace);
+            }
+            Effect::SendGo { to, last } => {
+                hit("drained");
+                self.seat.peers.hub(HubIn::SendGo { to, last }, io.trace);
+            }
             Effect::RefusePromote { why } => self.seat.peers.hub(HubIn::PromoteRefused { why }, io.trace),
             Effect::ResumeReign { epoch } => {
                 self.seat.peers.outbox(OutboxIn::Resume { epoch }, io.trace);
                 self.seat.peers.hub(HubIn::Resume { epoch }, io.trace);
             }
-            Effect::SendMoved { epoch, to } => self.seat.peers.hub(HubIn::SendMoved { epoch, to }, io.trace),
+            Effect::SendMoved { epoch, to } => {
+                hit("took");
+                self.seat.peers.hub(HubIn::SendMoved { epoch, to }, io.trace);
+            }
             Effect::SendTook { epoch } => self.seat.peers.follower(FollowerIn::Took(epoch), io.trace),
             Effect::End { epoch, close } => self.end(epoch, close, io),
             Effect::CheckFence { epoch } => {
@@ -288,7 +298,10 @@ impl ElectionBusiness {
         };
         let PreparedKit { kit, database } = *prepared;
         let address = kit.address();
-        let result = match kit.link(epoch) {
+        hit("claim");
+        let linked = kit.link(epoch);
+        hit("linked");
+        let result = match linked {
             Ok((claim, bound)) => match claim.confirm() {
                 Ok(()) => {
                     let claim = Arc::new(claim);
@@ -331,6 +344,7 @@ impl ElectionBusiness {
                 return self.drive(Input::Fenced { epoch, why: format!("its socket cannot be served: {error}") }, io);
             }
         };
+        hit("begin");
         self.seat.reign.begin(epoch, won.claim.fence(), io.now);
         let address = won.address.clone();
         let carried = Carried::default();
@@ -346,6 +360,7 @@ impl ElectionBusiness {
     }
 
     fn end(&mut self, epoch: Epoch, close: bool, io: &mut Io<'_, ElectionIn>) {
+        hit("end");
         if self.seat.reign.epoch() == Some(epoch) {
             self.seat.reign.end();
         }

@@ -7,6 +7,7 @@
 
 mod death;
 mod election;
+mod failpoint;
 mod fold;
 mod follower;
 mod hub;

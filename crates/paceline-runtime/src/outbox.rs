@@ -19,6 +19,7 @@ use paceline_proto::{
 use paceline_store::{FoldLimit, Inheritance, QueueDb, StoreError, SubmitResult};
 
 use crate::{
+    failpoint::hit,
     election::{ElectionIn, blocking},
     hub::HubIn,
     shell::{Business, Describe, Io},
@@ -339,9 +340,13 @@ fn adopt_steps(
         // Rows of the failed commit were answered as unknown and may never reach the disk.
         inheritance.forget_beyond(last_durable);
     }
+    hit("inherited");
     claim::sync_claims(&store.dir)?;
+    hit("synced");
     let adopted = store.database.adopt(&inheritance)?;
+    hit("complete");
     store.database.verify_path()?;
+    hit("adopted");
     Ok(adopted)
 }
 

@@ -80,6 +80,11 @@ impl<T> Pipe<T> {
         self.bytes = self.queue.iter().map(|(_, size, _)| *size).sum();
     }
 
+    /// What is in the pipe.
+    pub fn messages(&self) -> impl Iterator<Item = &T> {
+        self.queue.iter().map(|(_, _, message)| message)
+    }
+
     /// Messages not read yet.
     pub fn len(&self) -> usize {
         self.queue.len()

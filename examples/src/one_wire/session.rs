@@ -130,9 +130,8 @@ fn deliver(
     log: &mut LogWriter,
     args: &SessionArgs,
 ) -> Result<(), SessionError> {
-    let mut next = Some(first);
-    for _ in 0..BATCH {
-        let Some(delivery) = next else { break };
+    let mut delivery = first;
+    for left in (0..BATCH).rev() {
         let at_ns = now_ns();
         match delivery {
             Ok(event) => {
@@ -144,11 +143,13 @@ fn deliver(
                 let what = format!("after {:?} up to {:?}, {:?}", gap.after, gap.upto, gap.why);
                 say(&SessionLine::Gap { what })?;
             }
-            Err(EventError::Decode { error, .. } | EventError::RuntimeDead(error)) => {
-                return Err(error.into());
-            }
+            Err(EventError::Decode { error, .. } | EventError::RuntimeDead(error)) => return Err(error.into()),
         }
-        next = events.next().now_or_never();
+        // What is taken must be logged, so nothing is taken after the last one.
+        match (left > 0).then(|| events.next().now_or_never()).flatten() {
+            Some(next) => delivery = next,
+            None => break,
+        }
     }
     Ok(log.flush()?)
 }

@@ -81,6 +81,10 @@ fn obey(session: &Session, command: &Value) -> Result<(), Box<dyn std::error::Er
             Ok(_) => say(&json!({ "invalidated": true })),
             Err(error) => say(&json!({ "error": error.to_string() })),
         });
+    } else if let Some(key) = command.get("flood") {
+        let count = command["count"].as_u64().unwrap_or(1);
+        let bytes = command["bytes"].as_u64().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(1);
+        flood(session, key.to_string().parse()?, count, bytes);
     } else if let Some(prefix) = command["submit"].as_str() {
         submit_on(session, prefix.to_owned(), command["callers"].as_u64().unwrap_or(1));
     } else if command.get("promote").is_some() {
@@ -109,7 +113,9 @@ fn subscribe(session: &Session, key: QueryKey) {
     let mut subscription = session.query(key).subscribe::<Value>();
     on_thread(move || {
         while let Ok(view) = subscription.changed_blocking() {
-            say(&json!({ "view": view.data(), "stale": view.is_stale() }));
+            let number = view.data().and_then(|data| data.get(0)).cloned();
+            let shown = if number.is_some() { number.as_ref() } else { view.data() };
+            say(&json!({ "view": shown, "stale": view.is_stale() }));
         }
     });
 }
@@ -133,6 +139,19 @@ fn operate(session: &Session, key: QueryKey, value: Value) {
     on_thread(move || match block_on(session.set(key, &value)) {
         Ok(receipt) => say(&json!({ "set": value, "volatile": receipt.volatile })),
         Err(error) => say(&json!({ "error": error.to_string() })),
+    });
+}
+
+/// Sets a key `count` times to values that begin with their number.
+fn flood(session: &Session, key: QueryKey, count: u64, bytes: usize) {
+    let session = session.clone();
+    on_thread(move || {
+        for n in 1..=count {
+            if let Err(error) = block_on(session.set(&key, &json!([n, "x".repeat(bytes)]))) {
+                return say(&json!({ "error": error.to_string() }));
+            }
+        }
+        say(&json!({ "flooded": count }));
     });
 }
 

@@ -336,7 +336,8 @@ impl Follower {
         if fresh && !self.complete {
             // Of a stream that is new here the ring holds nothing older.
             for (channel, at) in &self.covered {
-                self.rings.set_floor(channel.clone(), Floor::After(at.clone()));
+                let floor = if *at == Position::START { Floor::Start } else { Floor::After(at.clone()) };
+                self.rings.set_floor(channel.clone(), floor);
             }
         }
     }

@@ -101,14 +101,17 @@ impl Hub {
         }
     }
 
-    /// An owner that was no up-to-date heir does not touch a value it may merely lack, nor anything after that.
+    /// An operation does not touch a value that is on its way from a survivor, nor, where this owner was no up-to-date
+    /// heir, one that it may merely lack; nor does it overtake an earlier one of its session.
     fn must_wait(&self, op: &HeldOp) -> bool {
-        if self.offers_done || self.complete || self.has_effect(op) {
+        if self.has_effect(op) {
             return false;
         }
+        let key = op.operation.key();
         let touches = !matches!(op.operation, Operation::Invalidate { .. });
-        let lacks = touches && self.cache.get(op.operation.key()).is_none();
-        lacks || self.held_back.iter().any(|held| held.op.id.session == op.id.session)
+        let lacks = !self.offers_done && !self.complete && self.cache.get(key).is_none();
+        touches && (lacks || self.wants.has(key))
+            || self.held_back.iter().any(|held| held.op.id.session == op.id.session)
     }
 
     fn hold_back(&mut self, slot: Slot, held: HeldBack, out: &mut Vec<Effect>) {
@@ -119,6 +122,9 @@ impl Hub {
 
     /// Takes the operations that waited.
     pub(super) fn take_held_back(&mut self, out: &mut Vec<Effect>) {
+        if self.drain.is_some() {
+            return;
+        }
         for held in std::mem::take(&mut self.held_back) {
             let Some(slot) = self.links.slot(held.link) else { continue };
             self.release(slot, held.op.operation.size());

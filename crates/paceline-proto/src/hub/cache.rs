@@ -26,6 +26,8 @@ pub(super) struct Entry {
     pub(super) basis: Option<Basis>,
     /// The operations in it, where it was taken from a survivor.
     pub(super) ops: Option<Arc<AppliedOps>>,
+    /// Made by operations on what this owner merely did not hold: a survivor may still bring what lies below them.
+    pub(super) orphan: bool,
 }
 
 impl Entry {
@@ -63,6 +65,10 @@ impl Cache {
 
     pub(super) fn insert(&mut self, entry: Entry) {
         self.entries.insert(entry.held.key.clone(), entry);
+    }
+
+    pub(super) fn get_mut(&mut self, key: &Key) -> Option<&mut Entry> {
+        self.entries.get_mut(key)
     }
 
     pub(super) fn len(&self) -> usize {

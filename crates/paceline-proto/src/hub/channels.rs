@@ -602,7 +602,11 @@ impl Hub {
         let written = origin.cloned().or_else(|| old.and_then(|entry| entry.written.clone()));
         let basis = old.and_then(|entry| entry.basis.clone());
         let ops = old.and_then(|entry| entry.ops.clone());
-        self.cache.insert(Entry { held: held.clone(), set_at, written, basis, ops });
+        let orphan = match old {
+            Some(old) => old.orphan && (folded || op.is_some()),
+            None => op.is_some() && !self.complete && !self.members.all_offered(),
+        };
+        self.cache.insert(Entry { held: held.clone(), set_at, written, basis, ops, orphan });
         atom.push(Body::Value(held), origin.cloned(), op, To::All);
     }
 }

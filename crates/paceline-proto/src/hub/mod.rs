@@ -227,7 +227,7 @@ impl Hub {
         for held in carried.held {
             let set_at = held.place.mark;
             let basis = Some(self.carried_basis.clone());
-            self.cache.insert(Entry { held, set_at, written: None, basis, ops: None });
+            self.cache.insert(Entry { held, set_at, written: None, basis, ops: None, orphan: false });
         }
         for (channel, ring) in carried.rings {
             self.rings.set_floor(channel, Floor::from_wire(ring));
@@ -430,7 +430,14 @@ impl Hub {
             held.hash = self.fold.hash(&value);
             (held.value, held.place.version) = (value, version);
         }
-        self.cache.insert(Entry { held: held.clone(), set_at: mark, written: None, basis: None, ops: None });
+        self.cache.insert(Entry {
+            held: held.clone(),
+            set_at: mark,
+            written: None,
+            basis: None,
+            ops: None,
+            orphan: false,
+        });
         let held = (!held.value.is_empty()).then_some(held);
         atom.push(Body::Reset { key, held, why }, None, None, To::All);
         self.commit(atom, out);

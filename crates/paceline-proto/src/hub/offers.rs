@@ -12,7 +12,7 @@ use crate::{
     event::Event,
     id::{Key, LinkId, Mark, Place, SessionId, Trace, Version},
     limits::{CHUNK_ITEMS, INTEREST_MAX, KEY_MAX, SESSIONS_MAX, VALUE_MAX},
-    message::{Applied, Body, ChannelOffer, Held, HeldOp, KeyOffer, ToSession},
+    message::{Applied, Body, ChannelOffer, Held, HeldOp, KeyOffer, Operation, ToSession},
 };
 
 /// A value that a survivor holds at a greater place.
@@ -32,6 +32,12 @@ pub(super) struct Wants {
     keys: BTreeMap<Key, Want>,
 }
 
+impl Wants {
+    pub(super) fn has(&self, key: &Key) -> bool {
+        self.keys.contains_key(key)
+    }
+}
+
 impl Hub {
     /// Keys held by a survivor. The text says what is wrong with them.
     pub(super) fn keys_offered(
@@ -49,8 +55,9 @@ impl Hub {
             if !self.is_possible(&offer.place) {
                 return Err("a value from the future");
             }
-            let own = self.cache.get(&offer.key).map(|entry| &entry.held);
-            let ahead = own.is_none_or(|own| offer.place > own.place);
+            let entry = self.cache.get(&offer.key);
+            let own = entry.map(|entry| &entry.held);
+            let ahead = entry.is_none_or(|entry| entry.orphan || offer.place > entry.held.place);
             let clash = own.is_some_and(|own| {
                 own.place.version != Version::None
                     && own.place.version == offer.place.version
@@ -186,6 +193,7 @@ impl Hub {
             }
             self.value_came(slot, held, out);
         }
+        self.take_held_back(out);
         Ok(())
     }
 
@@ -200,7 +208,10 @@ impl Hub {
         // A value dropped since it was offered comes back empty at no place.
         let is_held = held.place != Place::default();
         let mut ops = want.ops;
-        if wins && is_held {
+        let orphan = self.cache.get(&held.key).is_some_and(|entry| entry.orphan);
+        if is_held && orphan {
+            self.put_below(slot, held, out);
+        } else if is_held && wins {
             self.take_winner(slot, held, &mut ops, out);
             out.push(Effect::Event(Event::WinnerRepublished { from: session }));
         }
@@ -220,7 +231,14 @@ impl Hub {
         let covered = |offer: &ChannelOffer| (offer.channel.clone(), offer.covered.clone());
         let basis: Option<Basis> = Some(Arc::new(link.offer.values().map(covered).collect()));
         let applied = Some(link.applied.clone());
-        let entry = Entry { held: held.clone(), set_at: held.place.mark, written: None, basis, ops: applied };
+        let entry = Entry {
+            held: held.clone(),
+            set_at: held.place.mark,
+            written: None,
+            basis,
+            ops: applied,
+            orphan: false,
+        };
         let mut atom = self.log.atom(Trace::NONE);
         atom.push(Body::Value(held), None, None, To::All);
         let mut kept = Vec::new();
@@ -235,6 +253,36 @@ impl Hub {
         self.cache.insert(entry);
         kept.into_iter().for_each(|(mark, op)| self.keep_op(mark, op));
         self.commit(atom, out);
+    }
+
+    /// A value that lies below what operations of this reign made of nothing: they are carried out on it once more.
+    fn put_below(&mut self, slot: Slot, held: Held, out: &mut Vec<Effect>) {
+        let applied = self.links.get(slot).map(|link| link.applied.clone());
+        let Some(entry) = self.cache.get_mut(&held.key) else { return };
+        let place = &mut entry.held.place;
+        place.version = place.version.clone().max(held.place.version);
+        place.reset = place.reset.max(held.place.reset);
+        (entry.orphan, entry.ops) = (false, applied);
+        let (version, mut value) = (place.version.clone(), held.value);
+        let included: Vec<bool> = self.ops.of_key(&held.key).map(|(_, op)| entry.has_op(op.id)).collect();
+        let ops = self.ops.of_key(&held.key).zip(included);
+        for ((_, op), _) in ops.filter(|((mark, _), included)| mark.epoch == self.epoch && !included) {
+            match &op.operation {
+                Operation::Set { value: set, .. } | Operation::CompareSet { value: set, .. } => {
+                    value = set.clone()
+                }
+                Operation::Merge { patch, .. } => {
+                    let old = (!value.is_empty()).then_some(value.as_ref());
+                    value = self.fold.fold(old, patch).unwrap_or(value);
+                }
+                Operation::Invalidate { .. } => {}
+            }
+        }
+        if !value.is_empty() && value.len() <= VALUE_MAX {
+            let mut atom = self.log.atom(Trace::NONE);
+            self.install(&mut atom, held.key, value, version, None, None, true);
+            self.commit(atom, out);
+        }
     }
 
     /// A survivor left before it answered: another one is asked, or the operations are applied without the value.
@@ -267,5 +315,6 @@ impl Hub {
                 }
             }
         }
+        self.take_held_back(out);
     }
 }

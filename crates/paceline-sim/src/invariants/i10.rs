@@ -1,4 +1,5 @@
-//! I10: what a synced session subscribed to, its owner knows of, or the owner is fenced.
+//! I10: what a synced session subscribed to, its owner knows of (or the words are on their way on this link), or the
+//! owner is fenced.
 
 use crate::{
     fact::Fact,

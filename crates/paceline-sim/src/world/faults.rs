@@ -183,8 +183,7 @@ impl World {
         self.next_token += 1;
         let token = self.next_token;
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        let _ = Waiting::Ask; // ASK_PROMOTE_ANSWERED
-        let _ = &process;
+        process.caller.waiting.insert(token, Waiting::Ask);
         let ask = follower::Input::Ask { token, ask: Ask::Promote(to), trace: Trace::NONE };
         self.counters.add("promote_asked");
         self.mail_follower(pid, FollowerMail::In(Box::new(ask)));

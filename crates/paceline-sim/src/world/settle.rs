@@ -1,14 +1,19 @@
 //! The heal phase: faults stop, everybody continues, and the group must come to rest with everything answered.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use paceline_proto::{election::Role, id::LinkId};
+use paceline_proto::{
+    election::Role,
+    id::{Key, LinkId, Stream},
+    message::ToHub,
+};
 
 use crate::{
     data,
     disk::Pid,
     fact::Fact,
-    process::{Interest, Link, Process, Run},
+    net::ConnId,
+    process::{HubMail, Interest, Link, Process, Run},
     world::{Event, Phase, World, log},
 };
 
@@ -190,11 +195,46 @@ impl World {
             !(self.disk.successor_absent(epoch) && self.disk.own_claim_stands(epoch, inode))
         });
         let empty = Interest::default();
-        let (keys, streams) = owned.interest.get(&link).unwrap_or(&empty);
+        let told = owned.interest.get(&link).unwrap_or(&empty);
+        let (mut keys, mut streams) = told.clone();
+        self.subscriptions_in_transit(owner, link, &mut keys, &mut streams);
         let (own_keys, own_streams) = &process.linked_with;
-        let lacking_keys = own_keys.difference(keys).map(|key| format!("{key:?}"));
-        let lacking_streams = own_streams.difference(streams).map(|stream| format!("{stream:?}"));
-        (fenced, lacking_keys.chain(lacking_streams).collect())
+        let lacking_keys = own_keys.difference(&keys).map(|key| format!("{key:?}"));
+        let lacking_streams = own_streams.difference(&streams).map(|stream| format!("{stream:?}"));
+        let mut lacking: Vec<String> = lacking_keys.chain(lacking_streams).collect();
+        // What it was told it must know.
+        if let Some(info) = owned.machine.links().find(|info| info.link == link)
+            && (info.keys, info.streams) != (told.0.len(), told.1.len())
+        {
+            lacking.push(format!("{:?}, of which it knows {} keys and {} streams", told, info.keys, info.streams));
+        }
+        (fenced, lacking)
+    }
+
+    /// Words that are on their way cannot get lost without the link.
+    fn subscriptions_in_transit(
+        &self,
+        owner: &Process,
+        link: LinkId,
+        keys: &mut BTreeSet<Key>,
+        streams: &mut BTreeSet<Stream>,
+    ) {
+        let mut add = |message: &ToHub| {
+            if let ToHub::Subscribe { keys: more, streams: more_streams } = message {
+                keys.extend(more.iter().cloned());
+                streams.extend(more_streams.iter().cloned());
+            }
+        };
+        for mail in &owner.hub_mail {
+            if let HubMail::Loopback { message, .. } = mail
+                && link == LinkId(0)
+            {
+                add(message);
+            }
+        }
+        if let Some(open) = self.net.conns.get(&ConnId(link.0)) {
+            open.up.messages().chain(&open.up_waiting).for_each(&mut add);
+        }
     }
 
     /// The last look, at what only a group at rest can show.
