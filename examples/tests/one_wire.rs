@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use paceline_examples::one_wire::child::TempDir;
+use paceline_examples::one_wire::{
+    child::TempDir,
+    feed::{Feed, FeedOptions},
+};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -112,6 +115,39 @@ fn without_a_group_each_session_has_its_own_connection() {
     kept(code, &document);
     assert_eq!(document["upstream"]["connections_max"], 3);
     assert_eq!(document["takeover_ms"], Value::Null);
+}
+
+/// Runs against a feed that is not the example's own.
+fn foreign(flags: &[&str]) -> (Option<i32>, Value) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let feed = Feed::start(FeedOptions::default()).await.unwrap();
+        let url = format!("--url=ws://127.0.0.1:{}/", feed.port());
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).chain([url]).collect();
+        let run = move || document(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+        tokio::task::spawn_blocking(run).await.unwrap()
+    })
+}
+
+const FOREIGN_FAULTS: [&str; 5] = ["--sessions=3", "--kills=2", "--stops=1", "--handovers=1", "--duration=3s"];
+
+#[test]
+fn another_feed_that_resumes_loses_nothing() {
+    let _turn = alone();
+    let (code, document) =
+        foreign(&[&FOREIGN_FAULTS[..], &["--position-path=$.seq", "--resume-query=since"]].concat());
+    kept(code, &document);
+    assert_eq!(document["updates"]["gaps_reported"], 0, "{document}");
+    assert_eq!(document["upstream"]["connections_max"], Value::Null, "a foreign feed tells nothing");
+    assert_eq!(document["takeover_ms"]["sigkill"]["n"], 2);
+}
+
+#[test]
+fn another_feed_without_positions_loses_nothing_silently() {
+    let _turn = alone();
+    let (code, document) = foreign(&FOREIGN_FAULTS);
+    kept(code, &document);
+    assert_eq!(document["fenced_returns"], 1);
 }
 
 #[track_caller]

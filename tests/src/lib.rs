@@ -27,7 +27,8 @@ impl Scratch {
         let path = std::env::temp_dir().join(format!("paceline-test-{name}-{}", &unique[..8]));
         std::fs::create_dir_all(&path).expect("make a scratch directory");
         std::os::unix::fs::chown(&path, None, None).expect("own it");
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("close it");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .expect("close it");
         Self(path)
     }
 
@@ -116,7 +117,11 @@ impl Peer {
                     None => kept.push_back(value),
                 },
                 Err(error) => {
-                    panic!("peer {}: waiting for {what}: {error}; it said:\n{}", self.pid(), self.said.lock().join("\n"))
+                    panic!(
+                        "peer {}: waiting for {what}: {error}; it said:\n{}",
+                        self.pid(),
+                        self.said.lock().join("\n")
+                    )
                 }
             }
         }
@@ -135,6 +140,7 @@ impl Peer {
     }
 
     /// What it says within `time`.
+    #[expect(clippy::disallowed_methods, reason = "how long to listen is the test's own affair")]
     pub fn listen(&self, time: Duration) -> Vec<Value> {
         let end = Instant::now() + time;
         let mut all = self.drain();

@@ -39,6 +39,7 @@ fn no_takeover_happens_in_a_busy_minute() {
         .collect();
     let _spinners = [Spinner::start(), Spinner::start()];
     peers[0].listen(WATCHED);
-    let claims = std::fs::read_dir(scratch.path().join("test").join("claims")).expect("claims are there").count();
+    let claims =
+        std::fs::read_dir(scratch.path().join("test").join("claims")).expect("claims are there").count();
     assert_eq!(claims, 1, "a claim over a living primary");
 }

@@ -12,7 +12,9 @@ const GIVING: [&str; 4] = ["drain", "drained", "took", "end"];
 
 fn set(peer: &mut Peer, value: u64) -> bool {
     peer.tell(&json!({ "set": ["kept"], "value": value }));
-    peer.wait("the answer to set", |line| (line["set"] == json!(value)).then(|| line["volatile"].as_bool()).flatten())
+    peer.wait("the answer to set", |line| {
+        (line["set"] == json!(value)).then(|| line["volatile"].as_bool()).flatten()
+    })
 }
 
 /// Sets values until two heirs can be expected to hold the last one, and returns it.

@@ -1,5 +1,7 @@
 //! Whole groups of real processes: election, takeover by kill and by freeze, polite handover, volatile operations.
 
+#![expect(clippy::print_stdout, reason = "the number of epochs used is a finding")]
+
 use paceline_tests::{Peer, Scratch};
 use serde_json::{Value, json};
 
@@ -34,7 +36,9 @@ fn group(scratch: &Scratch, followers: usize) -> (Peer, Vec<Peer>) {
 
 fn set(peer: &mut Peer, key: &Value, value: &Value) -> bool {
     peer.tell(&json!({ "set": key, "value": value }));
-    peer.wait("the answer to set", |line| (line["set"] == *value).then(|| line["volatile"].as_bool()).flatten())
+    peer.wait("the answer to set", |line| {
+        (line["set"] == *value).then(|| line["volatile"].as_bool()).flatten()
+    })
 }
 
 fn shows(peer: &Peer, value: &Value) {
@@ -97,7 +101,10 @@ fn a_stopped_primary_is_replaced_and_comes_back_as_a_follower() {
     let scratch = Scratch::new("stop");
     let (primary, others) = group(&scratch, 2);
     primary.stop();
-    let owner = others.iter().map(|peer| peer.wait("a new role", |line| is_primary(line).or(follows_epoch(line, 2)))).count();
+    let owner = others
+        .iter()
+        .map(|peer| peer.wait("a new role", |line| is_primary(line).or(follows_epoch(line, 2))))
+        .count();
     assert_eq!(owner, 2);
     primary.resume();
     primary.wait("its return as a follower", |line| follows(line).map(|_| ()));
@@ -131,6 +138,20 @@ fn an_observer_alone_never_leads() {
     observer.wait("the follower role", follows);
 }
 
+#[test]
+fn a_removed_socket_is_bound_again_while_its_owner_lives() {
+    let scratch = Scratch::new("rebind");
+    let (primary, others) = group(&scratch, 1);
+    let sockets = scratch.path().join("test").join("s");
+    for entry in std::fs::read_dir(sockets).expect("sockets are there").flatten() {
+        std::fs::remove_file(entry.path()).expect("remove a socket");
+    }
+    let newcomer = Peer::start(PEER, &scratch, &[]);
+    newcomer.joined();
+    newcomer.wait("the follower role in the first reign", |line| follows_epoch(line, 1));
+    drop((primary, others));
+}
+
 /// The number of sessions is the point: all race for the first claim.
 #[test]
 fn sixty_four_sessions_started_at_one_instant_agree_on_one_primary() {
@@ -142,7 +163,9 @@ fn sixty_four_sessions_started_at_one_instant_agree_on_one_primary() {
     let roles: Vec<String> = peers
         .iter()
         .map(|peer| {
-            let mut last = peer.wait("a role", |line| role(line).filter(|r| r.starts_with("Follower") || r.starts_with("Primary")));
+            let mut last = peer.wait("a role", |line| {
+                role(line).filter(|r| r.starts_with("Follower") || r.starts_with("Primary"))
+            });
             for line in peer.drain() {
                 last = role(&line).unwrap_or(last);
             }
@@ -150,7 +173,8 @@ fn sixty_four_sessions_started_at_one_instant_agree_on_one_primary() {
         })
         .collect();
     let primaries = roles.iter().filter(|role| role.starts_with("Primary")).count();
-    let epochs = std::fs::read_dir(scratch.path().join("test").join("claims")).expect("claims are there").count();
+    let epochs =
+        std::fs::read_dir(scratch.path().join("test").join("claims")).expect("claims are there").count();
     println!("epochs used: {epochs}");
     assert_eq!(primaries, 1, "{roles:?}");
 }

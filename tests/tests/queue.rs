@@ -1,5 +1,7 @@
 //! Acknowledged submits of real processes under SIGKILL and SIGSTOP: all are in the last store, none twice.
 
+#![expect(clippy::print_stdout, reason = "the seed and the counts are findings")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use paceline_tests::{Peer, Scratch};
@@ -58,7 +60,8 @@ impl Torture {
         for at in 0..self.peers.len() {
             let lines = self.peers[at].drain();
             self.note(lines);
-            let payload = self.peers[at].wait("an acknowledgement", |line| line["acknowledged"].as_str().map(str::to_owned));
+            let payload = self.peers[at]
+                .wait("an acknowledgement", |line| line["acknowledged"].as_str().map(str::to_owned));
             self.note(vec![json!({ "acknowledged": payload })]);
         }
     }
@@ -72,7 +75,8 @@ impl Torture {
             .max()
             .expect("a claim is there");
         let body = std::fs::read_to_string(newest).expect("the claim is readable");
-        let pid = body.lines().find_map(|line| line.strip_prefix("pid=")).expect("the claim names its process");
+        let pid =
+            body.lines().find_map(|line| line.strip_prefix("pid=")).expect("the claim names its process");
         self.peers.iter().position(|peer| peer.pid().to_string() == pid).unwrap_or(0)
     }
 }
@@ -101,7 +105,10 @@ fn every_acknowledged_submit_is_in_the_last_store_once() {
             let others: Vec<usize> = (0..torture.peers.len()).filter(|&at| at != victim).collect();
             for at in others {
                 torture.peers[at].wait("a new owner", |line| {
-                    line["role"].as_str().filter(|role| role.starts_with("Primary") || role.starts_with("Follower")).map(|_| ())
+                    line["role"]
+                        .as_str()
+                        .filter(|role| role.starts_with("Primary") || role.starts_with("Follower"))
+                        .map(|_| ())
                 });
             }
             torture.peers[victim].resume();
@@ -123,7 +130,8 @@ fn every_acknowledged_submit_is_in_the_last_store_once() {
         let last_words = torture.peers[at].drain();
         torture.note(last_words);
     }
-    let reachable = paceline_store::reachable(&torture.scratch.path().join("test")).expect("the store is readable");
+    let reachable =
+        paceline_store::reachable(&torture.scratch.path().join("test")).expect("the store is readable");
     let mut stored: BTreeMap<String, u32> = BTreeMap::new();
     for row in &reachable.rows {
         *stored.entry(String::from_utf8_lossy(&row.payload).into_owned()).or_default() += 1;
@@ -136,7 +144,8 @@ fn every_acknowledged_submit_is_in_the_last_store_once() {
         torture.fenced_returns,
         reachable.epoch,
     );
-    let lost: Vec<&String> = torture.acknowledged.iter().filter(|payload| !stored.contains_key(*payload)).collect();
+    let lost: Vec<&String> =
+        torture.acknowledged.iter().filter(|payload| !stored.contains_key(*payload)).collect();
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
     let twice: Vec<_> = stored.iter().filter(|(_, count)| **count > 1).collect();
     assert!(twice.is_empty(), "stored twice: {twice:?}");

@@ -27,7 +27,9 @@ fn a_session_that_stops_reading_delays_nobody_and_catches_up() {
 
     slow.stop();
     quick.tell(&json!({ "flood": ["k"], "count": SETS, "bytes": BYTES }));
-    quick.wait("all answers while one session reads nothing", |line| (line["flooded"] == json!(SETS)).then_some(()));
+    quick.wait("all answers while one session reads nothing", |line| {
+        (line["flooded"] == json!(SETS)).then_some(())
+    });
     quick.wait("the last value", |line| (line["view"] == json!(SETS)).then_some(()));
     slow.resume();
     slow.wait("the last value, after its pause", |line| (line["view"] == json!(SETS)).then_some(()));

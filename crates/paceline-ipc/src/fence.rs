@@ -15,6 +15,7 @@ use std::{
 };
 
 use paceline_proto::id::{Epoch, Nonce};
+use parking_lot::Mutex;
 
 use crate::{
     claim::{ClaimBody, listed_above},
@@ -135,8 +136,8 @@ impl Fence {
 pub struct OwnedClaim {
     fence: Fence,
     body: ClaimBody,
-    /// The socket as it was bound.
-    socket: FileId,
+    /// The socket as it was bound last.
+    socket: Mutex<FileId>,
     /// A forked child that drops this value must not unlock what its parent still holds.
     pid: u32,
 }
@@ -153,7 +154,7 @@ impl OwnedClaim {
     ) -> Self {
         let (path, next) = (dir.claim(epoch), dir.claim(epoch.next()));
         let inner = Inner { dir, epoch, path, next, file, id, released: AtomicBool::new(false) };
-        Self { fence: Fence(Arc::new(inner)), body, socket, pid: std::process::id() }
+        Self { fence: Fence(Arc::new(inner)), body, socket: Mutex::new(socket), pid: std::process::id() }
     }
 
     /// The epoch claimed.
@@ -193,17 +194,17 @@ impl OwnedClaim {
 
     /// Whether the path in the claim still leads to the socket that was bound. Asked on each ping.
     pub fn socket_is_in_place(&self) -> bool {
-        self.socket.is_at(&self.fence.0.dir.socket(&self.body.socket))
+        self.socket.lock().is_at(&self.fence.0.dir.socket(&self.body.socket))
     }
 
     /// Binds the socket again after its path was removed. Peers that are connected stay so.
     ///
     /// # Errors
     /// As `bind`; `AddrInUse` where something else has the name, which is never unlinked. A retry helps once the name is free.
-    pub fn rebind(&mut self) -> io::Result<Bound> {
+    pub fn rebind(&self) -> io::Result<Bound> {
         let path = self.fence.0.dir.socket(&self.body.socket);
         let bound = Bound::bind(&path)?;
-        self.socket = FileId::at(&path)?;
+        *self.socket.lock() = FileId::at(&path)?;
         Ok(bound)
     }
 
@@ -381,7 +382,7 @@ mod tests {
     #[test]
     fn a_socket_that_was_removed_is_bound_again_and_a_stranger_left_alone() {
         let (_base, dir) = state_dir();
-        let mut owner = claim(&dir, 1);
+        let owner = claim(&dir, 1);
         let path = dir.socket(&owner.body().socket);
         assert!(owner.socket_is_in_place());
         assert_eq!(owner.rebind().unwrap_err().kind(), io::ErrorKind::AddrInUse);

@@ -172,7 +172,12 @@ fn to_hub() -> Vec<ToHub> {
         ToHub::Unsubscribe { keys: vec![], streams: vec![stream()] },
         ToHub::OfferKeys(vec![KeyOffer { key: key(), place: place(), hash: 5 }]),
         ToHub::OfferRest {
-            channels: vec![ChannelOffer { channel: channel(), covered: seq(), ring_after: None, complete: true }],
+            channels: vec![ChannelOffer {
+                channel: channel(),
+                covered: seq(),
+                ring_after: None,
+                complete: true,
+            }],
             ops: vec![(MARK, set())],
             applied: vec![Applied { session: SESSION, runs: vec![(1, 4)] }],
             end: true,

@@ -15,7 +15,8 @@ impl Seqs {
         self.runs.iter().rev().any(|&(first, last)| (first..=last).contains(&seq))
     }
 
-    pub(crate) fn insert(&mut self, seq: u64) {
+    #[cfg(test)]
+    fn insert(&mut self, seq: u64) {
         self.insert_run(seq, seq);
     }
 

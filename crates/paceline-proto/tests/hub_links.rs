@@ -215,7 +215,8 @@ fn one_session_more_than_a_group_may_have_is_turned_away() {
 #[test]
 fn heirs_are_the_preferred_then_the_longest_joined_and_never_observers() {
     let mut net = Net::new(resumable());
-    for (id, rank) in [(2, Rank::Observer), (3, Rank::Candidate), (4, Rank::Candidate), (5, Rank::Candidate)] {
+    for (id, rank) in [(2, Rank::Observer), (3, Rank::Candidate), (4, Rank::Candidate), (5, Rank::Candidate)]
+    {
         net.add(id);
         net.node(id).rank = rank;
         net.join(id);
@@ -375,7 +376,8 @@ struct Alone {
 impl Alone {
     /// Follows epoch 2 and stands at 10.
     fn new() -> Self {
-        let mut alone = Self { follower: Follower::new(follower::Config { session: session(7) }), now: Time(0) };
+        let mut alone =
+            Self { follower: Follower::new(follower::Config { session: session(7) }), now: Time(0) };
         alone.input(follower::Input::Subscribe(key("k")));
         alone.input(follower::Input::SubscribeStream(LABELS.into()));
         alone.input(follower::Input::Linked(welcome(2)));
@@ -535,7 +537,9 @@ fn a_gap_that_everything_arrived_in_is_not_shown() {
             why: GapCause::Upstream,
         })
     };
-    for (at, after, upto, shown) in [(11, 17, Some(20), false), (12, 17, Some(21), true), (13, 20, None, true)] {
+    for (at, after, upto, shown) in
+        [(11, 17, Some(20), false), (12, 17, Some(21), true), (13, 20, None, true)]
+    {
         alone.message(header(2, at, at + 1, 1));
         let out = alone.message(frame(at + 1, gap(after, upto)));
         assert_eq!(out.iter().any(|effect| matches!(effect, follower::Effect::ShowGap(_))), shown);

@@ -231,10 +231,7 @@ fn who_breaks_a_rule_is_dropped_alone_with_the_reason() {
         (rest(true), "offer without"),
         (ToHub::Ack(Offset(1 << 40)), "not sent"),
         (ToHub::Op { op: op(2), trace: Trace::NONE }, "another session"),
-        (
-            ToHub::Submit(Submit { id: mutation(2, 1), hash: [0; 16], payload: text("x") }),
-            "another session",
-        ),
+        (ToHub::Submit(Submit { id: mutation(2, 1), hash: [0; 16], payload: text("x") }), "another session"),
         (
             ToHub::Submit(Submit {
                 id: mutation(3, 1),

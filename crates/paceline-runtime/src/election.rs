@@ -18,13 +18,14 @@ use paceline_ipc::{
     socket::Bound,
 };
 use paceline_proto::{
+    event::Event,
     election::{
         ClaimResult, ClaimSeen, Config, ConnectFailure, Effect, Election, Input, Listing, Lock, Role,
     },
     hub::Carried,
     id::{Epoch, Mark, Nonce, SessionId},
     message::{KitAddress, Ping, Refusal},
-    time::Time,
+    time::{Time, earliest},
 };
 use paceline_store::{Durability, QueueDb};
 
@@ -41,6 +42,10 @@ use crate::{
 
 /// A wake-up after a suspend of at least this is told to the machine.
 const SUSPEND_NOTICED: Duration = Duration::from_millis(100);
+
+/// An owner that lives but cannot be reached, or a claim that cannot be made, may be better soon: the join fails only
+/// after this time. What does not get better by itself fails at once.
+const JOIN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Messages of the election actor.
 pub(crate) enum ElectionIn {
@@ -145,6 +150,9 @@ pub(crate) struct ElectionBusiness {
     // Held for as long as the session lives: its being free is the proof of the session's death.
     session_lock: Option<SessionLock>,
     suspended: Duration,
+    /// Why this session cannot join now, and when whoever waits for the join is told.
+    blocked: Option<(Time, String)>,
+    patience: Duration,
     answers: VecDeque<Input>,
     driving: bool,
 }
@@ -161,6 +169,8 @@ impl ElectionBusiness {
             won: BTreeMap::new(),
             session_lock: Some(session_lock),
             suspended: clock::suspend_total(),
+            blocked: None,
+            patience: JOIN_PATIENCE,
             answers: VecDeque::new(),
             driving: false,
         }
@@ -200,7 +210,9 @@ impl ElectionBusiness {
             Effect::Connect { attempt, target } => {
                 self.seat.peers.follower(FollowerIn::Connect { attempt, target }, io.trace);
             }
-            Effect::Disconnect { attempt } => self.seat.peers.follower(FollowerIn::Disconnect { attempt }, io.trace),
+            Effect::Disconnect { attempt } => {
+                self.seat.peers.follower(FollowerIn::Disconnect { attempt }, io.trace)
+            }
             Effect::MakeKit => self.make_kit(io),
             Effect::DropKit => self.kit = None,
             Effect::Claim { epoch } => self.claim(epoch, io),
@@ -243,12 +255,25 @@ impl ElectionBusiness {
             Effect::Collect { .. } => self.collect(),
             Effect::Left => self.left(io),
             Effect::Role(role) => {
-                if let Role::Blocked { why } = &role {
-                    self.seat.observer.blocked(why);
-                }
+                self.blocked = match &role {
+                    Role::Blocked { why } => {
+                        let until = self.blocked.take().map_or(io.now + self.patience, |(until, _)| until);
+                        Some((until, why.clone()))
+                    }
+                    _ => None,
+                };
                 self.seat.replica.change_group(|view| view.role = role);
             }
-            Effect::Event(event) => self.seat.observer.event(event),
+            Effect::Event(event) => {
+                if matches!(event, Event::StoreTooNew { .. } | Event::JoinRefused { .. }) {
+                    // The role that says so may come before or behind the event: it fails the join when next looked at.
+                    self.patience = Duration::ZERO;
+                    if let Some((until, _)) = &mut self.blocked {
+                        *until = io.now;
+                    }
+                }
+                self.seat.observer.event(event);
+            }
         }
     }
 
@@ -341,7 +366,10 @@ impl ElectionBusiness {
                 // Without a listener nobody can follow: the next candidate takes over at once.
                 tracing::error!(%error, "the claimed socket cannot be served");
                 self.won.remove(&epoch);
-                return self.drive(Input::Fenced { epoch, why: format!("its socket cannot be served: {error}") }, io);
+                return self.drive(
+                    Input::Fenced { epoch, why: format!("its socket cannot be served: {error}") },
+                    io,
+                );
             }
         };
         hit("begin");
@@ -371,15 +399,27 @@ impl ElectionBusiness {
         self.seat.peers.outbox(OutboxIn::End { epoch }, io.trace);
     }
 
+    /// Somebody removed the socket's name: newcomers could not come, though the lock is held. It is bound again.
+    fn keep_socket(&self, io: &mut Io<'_, ElectionIn>) {
+        let Some(epoch) = self.seat.reign.epoch() else { return };
+        let Some(won) = self.won.get(&epoch).filter(|won| !won.claim.socket_is_in_place()) else { return };
+        match won.claim.rebind().and_then(Bound::into_listener) {
+            Ok(listener) => {
+                tracing::warn!("the group's socket was removed and is bound again");
+                self.seat.peers.hub(HubIn::Rebound { epoch, listener }, io.trace);
+            }
+            // The next ping tries again.
+            Err(error) => tracing::warn!(%error, "the group's socket was removed and cannot be bound again"),
+        }
+    }
+
     fn collect(&self) {
         let dir = self.seat.dir.clone();
         tokio::task::spawn_blocking(move || {
             // Whatever cannot be collected now is collected by a later owner.
             let kept = claim::list_claims(&dir)
                 .and_then(|_| claim::collect_claims(&dir, None).map(drop))
-                .and_then(|()| {
-                    kit::collect_kits(&dir, &was_never_used).map(drop)
-                })
+                .and_then(|()| kit::collect_kits(&dir, &was_never_used).map(drop))
                 .and_then(|()| member::collect_sessions(&dir).map(drop));
             if let Err(error) = kept {
                 tracing::debug!(%error, "collecting old files failed");
@@ -414,7 +454,10 @@ impl Business for ElectionBusiness {
             ElectionIn::ConnectFailed { attempt, failure } => Input::ConnectFailed { attempt, failure },
             ElectionIn::Eof { attempt } => Input::Eof { attempt },
             ElectionIn::ListFailed { why } => Input::ListFailed { why },
-            ElectionIn::Ping(ping) => Input::Ping(ping),
+            ElectionIn::Ping(ping) => {
+                self.keep_socket(io);
+                Input::Ping(ping)
+            }
             ElectionIn::Heir(heir) => Input::Heir(heir),
             ElectionIn::Go { last } => Input::Go { last },
             ElectionIn::Moved { epoch, to } => Input::Moved { epoch, to },
@@ -443,13 +486,18 @@ impl Business for ElectionBusiness {
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.machine.deadline()
+        earliest(self.machine.deadline(), self.blocked.as_ref().map(|(until, _)| *until))
     }
 
     fn due(&mut self, io: &mut Io<'_, ElectionIn>) {
         self.wake(io);
-        let heard = self.seat.reign.heard();
-        self.drive(Input::Deadline { heard }, io);
+        if let Some((_, why)) = self.blocked.take_if(|(until, _)| *until <= io.now) {
+            self.seat.observer.blocked(&why);
+        }
+        if self.machine.deadline().is_some_and(|at| at <= io.now) {
+            let heard = self.seat.reign.heard();
+            self.drive(Input::Deadline { heard }, io);
+        }
     }
 }
 

@@ -18,17 +18,20 @@ use paceline_proto::{
     hub::Part,
     id::{Epoch, Key, Stream},
     limits::{HELLO_TIMEOUT, PENDING_BYTES},
-    message::{Answer, Ask, Hello, KitAddress, OpOutcome, Operation, Refusal, SubmitOutcome, ToHub, ToSession, Welcome},
+    message::{
+        Answer, Ask, Hello, KitAddress, OpOutcome, Operation, Refusal, SubmitOutcome, ToHub, ToSession,
+        Welcome,
+    },
     presence::Presence,
     time::Time,
 };
 use tokio::sync::oneshot;
 
 use crate::{
+    death::End,
     election::ElectionIn,
     hub::{BeginReign, HubIn},
     link::{Outbound, Progress},
-    death::End,
     shell::{Business, Describe, Io},
     thread::Seat,
 };
@@ -244,7 +247,9 @@ impl FollowerBusiness {
             }
             Effect::Heir(heir) => self.seat.peers.election(ElectionIn::Heir(heir), io.trace),
             Effect::Go { last } => self.seat.peers.election(ElectionIn::Go { last }, io.trace),
-            Effect::Moved { epoch, to } => self.seat.peers.election(ElectionIn::Moved { epoch, to }, io.trace),
+            Effect::Moved { epoch, to } => {
+                self.seat.peers.election(ElectionIn::Moved { epoch, to }, io.trace)
+            }
             Effect::OwnerClosed => self.seat.peers.election(ElectionIn::OwnerClosed, io.trace),
             Effect::Break(why) => self.break_link(&why, io),
             Effect::Event(event) => self.seat.observer.event(event),
@@ -445,7 +450,9 @@ impl Business for FollowerBusiness {
             FollowerIn::Attempted { attempt, result } => self.attempted(attempt, result, io),
             FollowerIn::Read { attempt, reader, result } => self.read(attempt, reader, result, io),
             FollowerIn::Wrote { attempt, result } => match (&mut self.link, result) {
-                (Link::Remote { attempt: current, out, .. }, Ok(half)) if *current == attempt => out.resume(half),
+                (Link::Remote { attempt: current, out, .. }, Ok(half)) if *current == attempt => {
+                    out.resume(half)
+                }
                 (Link::Remote { attempt: current, .. }, Err(error)) if *current == attempt => {
                     self.break_link(&error.to_string(), io);
                 }
@@ -538,7 +545,8 @@ async fn connect(
     hello: Hello,
     speculative: bool,
 ) -> Result<Box<Accepted>, AttemptError> {
-    let connection = socket::connect(&path, HELLO_TIMEOUT).await.map_err(|e| AttemptError::Failed(classify(&e)))?;
+    let connection =
+        socket::connect(&path, HELLO_TIMEOUT).await.map_err(|e| AttemptError::Failed(classify(&e)))?;
     let (read, mut writer) = connection.into_split();
     let patience = if speculative { Duration::from_secs(3600) } else { HELLO_TIMEOUT };
     let exchange = async {

@@ -58,6 +58,8 @@ pub(crate) enum HubIn {
     Loopback { epoch: Epoch, message: ToHub },
     /// A connection came, or accepting failed.
     Accepted { epoch: Epoch, listener: Listener, result: Result<Connection, String> },
+    /// The socket was bound again under its name.
+    Rebound { epoch: Epoch, listener: Listener },
     /// A connection said Hello, or did not in time.
     Greeted { epoch: Epoch, result: Result<Box<Greeting>, String> },
     /// A link delivered frames, or ended.
@@ -108,6 +110,7 @@ impl Describe for HubIn {
             Self::LoopbackHello { .. } => "loopback_hello",
             Self::Loopback { .. } => "loopback",
             Self::Accepted { .. } => "accepted",
+            Self::Rebound { .. } => "rebound",
             Self::Greeted { .. } => "greeted",
             Self::Read { .. } => "read",
             Self::Wrote { .. } => "wrote",
@@ -130,7 +133,9 @@ impl Describe for HubIn {
     fn key(&self) -> Option<&paceline_proto::id::Key> {
         match self {
             Self::Publish { changes, .. } => changes.iter().find_map(|change| match change {
-                Change::Set { key, .. } | Change::Merge { key, .. } | Change::Invalidate { key, .. } => Some(key),
+                Change::Set { key, .. } | Change::Merge { key, .. } | Change::Invalidate { key, .. } => {
+                    Some(key)
+                }
                 Change::Event { .. } => None,
             }),
             _ => None,
@@ -466,6 +471,7 @@ impl Business for HubBusiness {
             HubIn::Accepted { epoch, listener, result } if self.is_current(epoch) => {
                 self.accepted(epoch, listener, result, io);
             }
+            HubIn::Rebound { epoch, listener } if self.is_current(epoch) => io.complete(accept(epoch, listener)),
             HubIn::Greeted { epoch, result } if self.is_current(epoch) => self.greeted(result, io),
             HubIn::Read { epoch, link, reader, result } if self.is_current(epoch) => {
                 self.read(link, reader, result, io);
@@ -485,7 +491,9 @@ impl Business for HubBusiness {
             HubIn::Connection { epoch, connection } if self.is_current(epoch) => {
                 self.drive(Input::Connection(connection), io);
             }
-            HubIn::Stored { epoch, results } if self.is_current(epoch) => self.drive(Input::Stored(results), io),
+            HubIn::Stored { epoch, results } if self.is_current(epoch) => {
+                self.drive(Input::Stored(results), io)
+            }
             HubIn::Adopted { epoch } if self.is_current(epoch) => self.drive(Input::Adopted, io),
             HubIn::MemberDead { epoch, session } if self.is_current(epoch) => {
                 self.drive(Input::MemberDead(session), io);
@@ -506,6 +514,7 @@ impl Business for HubBusiness {
             // Of a reign that is over.
             HubIn::Loopback { .. }
             | HubIn::Accepted { .. }
+            | HubIn::Rebound { .. }
             | HubIn::Greeted { .. }
             | HubIn::Read { .. }
             | HubIn::Wrote { .. }
@@ -593,7 +602,8 @@ async fn greet(connection: Connection) -> Result<Box<Greeting>, String> {
     if n == 0 {
         return Err("closed before Hello".to_owned());
     }
-    let ToHub::Hello(hello) = codec::decode::<ToHub>(&rest.remove(0)).map_err(|error| error.to_string())? else {
+    let ToHub::Hello(hello) = codec::decode::<ToHub>(&rest.remove(0)).map_err(|error| error.to_string())?
+    else {
         return Err("the first message was not Hello".to_owned());
     };
     reader.raise_cap();

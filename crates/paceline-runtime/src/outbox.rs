@@ -19,8 +19,8 @@ use paceline_proto::{
 use paceline_store::{FoldLimit, Inheritance, QueueDb, StoreError, SubmitResult};
 
 use crate::{
-    failpoint::hit,
     election::{ElectionIn, blocking},
+    failpoint::hit,
     hub::HubIn,
     shell::{Business, Describe, Io},
     thread::Seat,
@@ -365,11 +365,10 @@ fn commit(mut store: Box<Store>, batch: &[Submit]) -> (Box<Store>, Committed) {
                 committed.fenced = Some(fenced.to_string());
             }
         },
-        Err(error) if error.retryable() && !error.state_unknown() =>
-            {
-                tracing::warn!(%error, "a batch was not stored");
-                committed.results = all(&SubmitOutcome::Busy);
-            }
+        Err(error) if error.retryable() && !error.state_unknown() => {
+            tracing::warn!(%error, "a batch was not stored");
+            committed.results = all(&SubmitOutcome::Busy);
+        }
         Err(error) => {
             committed.results = all(&SubmitOutcome::Unknown(error.to_string()));
             committed.failed = Some(error.to_string());

@@ -250,7 +250,9 @@ impl Replica {
 
     pub(crate) fn deliver(&self, event: HeldEvent) {
         let streams = self.streams.read();
-        let Some((last, others)) = streams.get(&event.stream).and_then(|queues| queues.split_last()) else { return };
+        let Some((last, others)) = streams.get(&event.stream).and_then(|queues| queues.split_last()) else {
+            return;
+        };
         for queue in others {
             queue.push_event(event.clone());
         }

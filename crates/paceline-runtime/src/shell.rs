@@ -18,7 +18,9 @@ use std::{
     time::Duration,
 };
 
-use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Message, Recipient, dev::SendError};
+use actix::{
+    Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Message, Recipient, dev::SendError,
+};
 use futures_util::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use paceline_ipc::clock;
 use paceline_proto::{
@@ -95,7 +97,10 @@ impl<I: Send + 'static> Mail<I> {
             Ok(()) => {}
             Err(SendError::Full(envelope)) => {
                 tracing::warn!(limit = "MAILBOX", "a mailbox is over its bound");
-                #[expect(clippy::disallowed_methods, reason = "full was reported, and the message must arrive")]
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "full was reported, and the message must arrive"
+                )]
                 self.0.do_send(envelope);
             }
             // The actor ended with its runtime; the handles learn it from `Death`.
@@ -131,7 +136,11 @@ pub(crate) struct Io<'a, I> {
 impl<I: 'static> Io<'_, I> {
     /// The context for something that begins here: a trace of its own where the message belongs to none.
     pub(crate) fn cause(&self) -> Trace {
-        if self.trace.trace == 0 { Trace { trace: uuid::Uuid::now_v7().as_u128(), ..self.trace } } else { self.trace }
+        if self.trace.trace == 0 {
+            Trace { trace: uuid::Uuid::now_v7().as_u128(), ..self.trace }
+        } else {
+            self.trace
+        }
     }
 
     /// Starts work whose result comes back as a message.

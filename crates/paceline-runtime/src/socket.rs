@@ -161,7 +161,9 @@ impl SocketBusiness {
             }
             Effect::Opened { resumed } => {
                 self.seat.pace.opened();
-                self.seat.peers.hub(HubIn::ChannelOpened { epoch, channel: channel.clone(), resumed }, io.trace);
+                self.seat
+                    .peers
+                    .hub(HubIn::ChannelOpened { epoch, channel: channel.clone(), resumed }, io.trace);
             }
             Effect::Message { value, raw, position, live } => {
                 match line.router.changes(Message { value: &value, raw: &raw }) {

@@ -111,10 +111,15 @@ impl Builder {
     }
 
     fn start(self) -> Result<Runtime, Error> {
-        let name: GroupName = self.name.parse().map_err(|error: InvalidGroupName| Error::Name(error.to_string()))?;
+        let name: GroupName =
+            self.name.parse().map_err(|error: InvalidGroupName| Error::Name(error.to_string()))?;
         let dir = StateDir::open(&name, self.principal.as_deref(), self.state_dir.as_deref())?;
-        let upstreams =
-            self.upstreams.into_iter().map(WebSocket::build).collect::<Result<Vec<_>, _>>().map_err(Error::Invalid)?;
+        let upstreams = self
+            .upstreams
+            .into_iter()
+            .map(WebSocket::build)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(Error::Invalid)?;
         let label = if self.label.is_empty() { format!("pid {}", std::process::id()) } else { self.label };
         let identity = Identity {
             session: SessionId(uuid::Uuid::now_v7().as_u128()),

@@ -94,6 +94,9 @@ impl Error {
     }
 
     pub(crate) fn decode(error: &serde_json::Error) -> Self {
-        Self::Decode { path: format!("line {} column {}", error.line(), error.column()), why: error.to_string() }
+        Self::Decode {
+            path: format!("line {} column {}", error.line(), error.column()),
+            why: error.to_string(),
+        }
     }
 }

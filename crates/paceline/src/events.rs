@@ -26,7 +26,12 @@ impl Events {
     /// Subscribes from now on. Dropping the handle unsubscribes.
     pub fn subscribe<T: DeserializeOwned>(&self) -> EventSubscription<T> {
         let queue = self.runtime.subscribe_stream(&self.stream);
-        EventSubscription { runtime: self.runtime.clone(), stream: self.stream.clone(), queue, of: PhantomData }
+        EventSubscription {
+            runtime: self.runtime.clone(),
+            stream: self.stream.clone(),
+            queue,
+            of: PhantomData,
+        }
     }
 }
 
@@ -89,7 +94,9 @@ impl<T: DeserializeOwned> EventSubscription<T> {
                     let position = event.origin.1;
                     return match serde_json::from_slice(&event.data) {
                         Ok(data) => Ok(Event { data, raw: event.data, position }),
-                        Err(error) => Err(EventError::Decode { error: Error::decode(&error), raw: event.data }),
+                        Err(error) => {
+                            Err(EventError::Decode { error: Error::decode(&error), raw: event.data })
+                        }
                     };
                 }
                 None => self

@@ -163,6 +163,8 @@ impl<T: DeserializeOwned> View<T> {
 
     fn decoded(&self) -> Option<&Result<T, Error>> {
         let value = self.snapshot.value.as_ref()?;
-        Some(self.decoded.get_or_init(|| serde_json::from_slice(value).map_err(|error| Error::decode(&error))))
+        Some(
+            self.decoded.get_or_init(|| serde_json::from_slice(value).map_err(|error| Error::decode(&error))),
+        )
     }
 }

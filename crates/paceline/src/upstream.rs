@@ -41,7 +41,10 @@ pub struct WebSocket {
 
 impl fmt::Debug for WebSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WebSocket").field("name", &self.name).field("routes", &self.routes).finish_non_exhaustive()
+        f.debug_struct("WebSocket")
+            .field("name", &self.name)
+            .field("routes", &self.routes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -140,7 +143,8 @@ impl WebSocket {
 
     /// Routes messages by code. Runs on the session's thread, in the session that leads; keep it short.
     pub fn route_with(mut self, route: impl Fn(&Value) -> Vec<Change> + Send + Sync + 'static) -> Self {
-        self.closure = Some(Arc::new(move |message| route(message).into_iter().map(|change| change.0).collect()));
+        self.closure =
+            Some(Arc::new(move |message| route(message).into_iter().map(|change| change.0).collect()));
         self
     }
 
@@ -161,7 +165,8 @@ impl WebSocket {
         } else if self.resume != Resume::None {
             return Err(in_name(&"to resume, it needs the path of a position"));
         }
-        spec.live_when = self.live_when.map(|when| when.parse()).transpose().map_err(|error| in_name(&error))?;
+        spec.live_when =
+            self.live_when.map(|when| when.parse()).transpose().map_err(|error| in_name(&error))?;
         let mut router = Router::default();
         for route in self.routes {
             router.push(route.0.map_err(|error| in_name(&error))?);

@@ -422,7 +422,7 @@ impl Parent {
     }
 
     fn notes(&self, tally: Tally, rules: Rules) -> Vec<String> {
-        let mut notes = vec![format!("{} epochs had a primary", self.fleet.epochs.len())];
+        let mut notes = vec![format!("epochs with a primary: {}", self.fleet.epochs.len())];
         let asked = self.takeovers.len() + 1;
         if !self.args.without && self.fleet.epochs.len() > asked {
             notes.push(format!("that is {} more than the faults explain", self.fleet.epochs.len() - asked));

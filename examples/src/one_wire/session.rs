@@ -68,11 +68,16 @@ async fn member(args: &SessionArgs) -> Result<(), SessionError> {
         all_keys().map(|name| (name, session.query(key!["metrics", name]).subscribe())).collect();
     let mut outage = session.query(key!["metrics", OUTAGE_KEY]).subscribe::<Value>();
     // A new group has no history: what its feed published before the first connection is nobody's.
-    while !is_live(&*group.changed().await?) {}
+    loop {
+        let view = group.changed().await?;
+        say(&SessionLine::State(place(&view)))?;
+        if is_live(&view) {
+            break;
+        }
+    }
     // Answered after what was asked before it: from here on every event must come.
     session.set(key!["sessions", args.name.as_str()], &json!({ "pid": std::process::id() })).await?;
     say(&SessionLine::Joined { at_ns: now_ns() })?;
-    say(&SessionLine::State(place(&session.group().current())))?;
 
     loop {
         tokio::select! {
@@ -140,10 +145,12 @@ fn deliver(
             }
             Err(EventError::Gap(gap)) => {
                 log.push(Record::Gap { at_ns });
-                let what = format!("after {:?} up to {:?}, {:?}", gap.after, gap.upto, gap.why);
-                say(&SessionLine::Gap { what })?;
+                let [after, upto] = [&gap.after, &gap.upto].map(|at| at.as_ref().map_or("?".to_owned(), describe));
+                say(&SessionLine::Gap { what: format!("after {after}, up to {upto} ({:?})", gap.why) })?;
             }
-            Err(EventError::Decode { error, .. } | EventError::RuntimeDead(error)) => return Err(error.into()),
+            Err(EventError::Decode { error, .. } | EventError::RuntimeDead(error)) => {
+                return Err(error.into());
+            }
         }
         // What is taken must be logged, so nothing is taken after the last one.
         match (left > 0).then(|| events.next().now_or_never()).flatten() {
@@ -167,6 +174,14 @@ fn identify(event: &Event<IgnoredAny>, args: &SessionArgs) -> Result<(u64, u64),
         Position::Opaque(_) => return Err(io::Error::other("the feed's positions are no numbers").into()),
     };
     Ok((number, fingerprint_bytes(&event.raw)))
+}
+
+fn describe(position: &Position) -> String {
+    match position {
+        Position::Seq { offset, .. } => offset.to_string(),
+        Position::Local { epoch, n } => format!("{n} of epoch {epoch}"),
+        Position::Opaque(text) => text.to_string(),
+    }
 }
 
 async fn promote(session: Session) {

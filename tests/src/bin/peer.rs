@@ -64,7 +64,8 @@ fn obey(session: &Session, command: &Value) -> Result<(), Box<dyn std::error::Er
     } else if let Some(key) = command.get("set") {
         operate(session, key.to_string().parse()?, command["value"].clone());
     } else if let Some(key) = command.get("merge") {
-        let (session, key, patch) = (session.clone(), key.to_string().parse::<QueryKey>()?, command["patch"].clone());
+        let (session, key, patch) =
+            (session.clone(), key.to_string().parse::<QueryKey>()?, command["patch"].clone());
         on_thread(move || match block_on(session.merge(key, Patch::merge(patch))) {
             Ok(receipt) => say(&json!({ "merged": true, "volatile": receipt.volatile })),
             Err(error) => say(&json!({ "error": error.to_string() })),

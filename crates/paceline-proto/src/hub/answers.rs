@@ -226,6 +226,14 @@ impl Hub {
             .map(|(_, later)| later.clone())
             .collect();
         let replaces = !matches!(op.operation, Operation::Merge { .. } | Operation::Invalidate { .. });
+        self.carry_out_again(op, out);
+        if replaces {
+            since.into_iter().for_each(|merge| self.carry_out_again(merge, out));
+        }
+    }
+
+    /// Carries out an operation that took effect elsewhere; its id moves along to the new place.
+    pub(super) fn carry_out_again(&mut self, op: HeldOp, out: &mut Vec<Effect>) {
         let op = match op.operation {
             // Its condition held when it was applied first.
             Operation::CompareSet { key, value, .. } => {
@@ -236,17 +244,6 @@ impl Hub {
         if self.carry_out(op.clone(), Trace::NONE, out).is_err() {
             // The patch does not fit what is here now.
             self.note_op(op, out);
-            return;
-        }
-        if replaces {
-            since.into_iter().for_each(|merge| self.fold_again(merge, out));
-        }
-    }
-
-    fn fold_again(&mut self, merge: HeldOp, out: &mut Vec<Effect>) {
-        // The same operation at a later place: its id moves along.
-        if self.carry_out(merge.clone(), Trace::NONE, out).is_err() {
-            self.note_op(merge, out);
         }
     }
 

@@ -97,6 +97,15 @@ impl ChannelState {
         }
     }
 
+    /// Whether a message that waits changes the key.
+    pub(super) fn will_change(&self, key: &Key) -> bool {
+        let changes = self.buffer.iter().flat_map(|message| &message.changes);
+        changes.into_iter().any(|change| match change {
+            Change::Set { key: changed, .. } | Change::Merge { key: changed, .. } => changed == key,
+            Change::Invalidate { .. } | Change::Event { .. } => false,
+        })
+    }
+
     /// Where the links are told that the channel stands.
     pub(super) fn told(&self) -> Option<&Position> {
         self.position.as_ref()
@@ -290,10 +299,11 @@ impl Hub {
                 change => self.apply(&mut atom, change, Some(&origin), out),
             }
         }
-        self.commit(atom, out);
+        let over = self.queue_atom(atom, out);
         if !stale {
             self.advance_replay(channel, at, reached, out);
         }
+        self.conflate_all(over, out);
     }
 
     /// A replay comes as fast as the upstream sends it: who has enough of it queued gets the rest later.

@@ -269,7 +269,7 @@ impl Hub {
         let Some(at) = covered else { return Vec::new() };
         if at == Position::START {
             let tail = self.rings.tail(channel, None, link.last, link.interest());
-            return tail.unwrap_or_else(|| vec![self.resync_gap(channel, None, Some(position), out)]);
+            return tail.unwrap_or_else(|| self.resync_from(slot, channel, None, position, out));
         }
         if let Some(tail) = self.rings.tail(channel, Some(&at), link.last, link.interest()) {
             return tail;
@@ -285,12 +285,30 @@ impl Hub {
             self.rewind(channel, &at, out);
             return Vec::new();
         }
-        vec![self.resync_gap(channel, Some(at), Some(position), out)]
+        self.resync_from(slot, channel, Some(at), position, out)
     }
 
     fn unseen_gaps(&self, channel: &Channel, last: Mark) -> Vec<Kept> {
         let unseen = |kept: &&Kept| matches!(kept, Kept::Gap { mark, .. } if *mark > last);
         self.rings.of(channel).filter(unseen).cloned().collect()
+    }
+
+    /// The link goes on from where the channel stands; a gap that lies there is still ahead of it.
+    fn resync_from(
+        &self,
+        slot: Slot,
+        channel: &Channel,
+        after: Option<Position>,
+        position: Position,
+        out: &mut Vec<Effect>,
+    ) -> Vec<Kept> {
+        let mut kept = vec![self.resync_gap(channel, after, Some(position), out)];
+        if self.channels.get(channel).is_some_and(|state| state.broken)
+            && let Some(link) = self.links.get(slot)
+        {
+            kept.extend(self.unseen_gaps(channel, link.last).pop());
+        }
+        kept
     }
 
     fn resync_gap(

@@ -191,8 +191,15 @@ fn unindex<K: Ord>(index: &mut BTreeMap<K, Vec<Slot>>, key: &K, slot: Slot) {
 }
 
 impl Hub {
-    /// Appends an atom to the log and queues its frames for every link they concern.
+    /// Appends an atom to the log and queues its frames for every link they concern. What the channels' positions say
+    /// must include it by now: a queue that overflows is folded up to them.
     pub(super) fn commit(&mut self, atom: Atom, out: &mut Vec<Effect>) {
+        let over = self.queue_atom(atom, out);
+        self.conflate_all(over, out);
+    }
+
+    /// The same without folding: the links whose queues passed their bound.
+    pub(super) fn queue_atom(&mut self, atom: Atom, out: &mut Vec<Effect>) -> BTreeSet<Slot> {
         let appended = self.log.append(atom, self.now);
         let end = self.log.end();
         self.stats.frames += appended.len() as u64;
@@ -207,6 +214,10 @@ impl Hub {
                 wake(link, out);
             }
         }
+        over
+    }
+
+    pub(super) fn conflate_all(&mut self, over: BTreeSet<Slot>, out: &mut Vec<Effect>) {
         for slot in over {
             self.conflate(slot, out);
         }

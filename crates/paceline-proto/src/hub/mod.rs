@@ -420,7 +420,8 @@ impl Hub {
         out: &mut Vec<Effect>,
     ) {
         let stands = self.cache.get(&key).map(|entry| &entry.held.place);
-        if self.is_drained() || stands != base.as_ref() {
+        let overtakes = self.channels.values().any(|state| state.will_change(&key));
+        if self.is_drained() || overtakes || stands != base.as_ref() {
             return;
         }
         let mut atom = self.log.atom(trace);
@@ -458,6 +459,7 @@ impl Hub {
         }
         if self.members.all_offered() || self.now >= self.offers_deadline {
             self.offers_done = true;
+            self.adopt_waiting(out);
             self.take_held_back(out);
         }
     }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     event::Event,
     id::{Key, LinkId, Mark, Place, SessionId, Trace, Version},
-    limits::{CHUNK_ITEMS, INTEREST_MAX, KEY_MAX, SESSIONS_MAX, VALUE_MAX},
+    limits::{CHUNK_ITEMS, INTEREST_MAX, KEY_MAX, RING_FRAMES, SESSIONS_MAX, VALUE_MAX},
     message::{Applied, Body, ChannelOffer, Held, HeldOp, KeyOffer, Operation, ToSession},
 };
 
@@ -30,6 +30,8 @@ struct Want {
 #[derive(Debug, Default)]
 pub(super) struct Wants {
     keys: BTreeMap<Key, Want>,
+    /// Operations offered while values may still be.
+    ops: Vec<(Mark, HeldOp, SessionId)>,
 }
 
 impl Wants {
@@ -161,10 +163,29 @@ impl Hub {
                         want.ops.push((mark, op, session));
                     }
                 }
+                // A value that holds its effect, and more, may still be offered.
+                None if !self.offers_done => {
+                    if !self.wants.ops.iter().any(|(_, other, _)| other.id == op.id) {
+                        self.wants.ops.push((mark, op, session));
+                    }
+                }
                 None => self.adopt(mark, op, session, out),
             }
         }
+        if self.wants.ops.len() > RING_FRAMES {
+            self.adopt_waiting(out);
+        }
         Ok(())
+    }
+
+    /// No more values are waited for: operations are applied to what is here, or to the value on its way.
+    pub(super) fn adopt_waiting(&mut self, out: &mut Vec<Effect>) {
+        for (mark, op, from) in std::mem::take(&mut self.wants.ops) {
+            match self.wants.keys.get_mut(op.operation.key()) {
+                Some(want) => want.ops.push((mark, op, from)),
+                None => self.adopt(mark, op, from, out),
+            }
+        }
     }
 
     fn adopt(&mut self, mark: Mark, op: HeldOp, from: SessionId, out: &mut Vec<Effect>) {
@@ -208,6 +229,10 @@ impl Hub {
         // A value dropped since it was offered comes back empty at no place.
         let is_held = held.place != Place::default();
         let mut ops = want.ops;
+        let early = std::mem::take(&mut self.wants.ops);
+        let (of_key, rest) = early.into_iter().partition(|(_, op, _)| *op.operation.key() == held.key);
+        self.wants.ops = rest;
+        ops.extend::<Vec<_>>(of_key);
         let orphan = self.cache.get(&held.key).is_some_and(|entry| entry.orphan);
         if is_held && orphan {
             self.put_below(slot, held, out);
@@ -250,9 +275,23 @@ impl Hub {
             }
             !included
         });
+        // What this owner holds and the survivor's value lacks happened in another line of owners.
+        let lacking: Vec<(Mark, HeldOp)> = self
+            .ops
+            .of_key(&entry.held.key)
+            .filter(|(_, op)| !entry.has_op(op.id))
+            .map(|(mark, op)| (mark, op.clone()))
+            .collect();
+        let set_at = entry.set_at;
         self.cache.insert(entry);
         kept.into_iter().for_each(|(mark, op)| self.keep_op(mark, op));
         self.commit(atom, out);
+        for (mark, op) in lacking {
+            let sets = matches!(op.operation, Operation::Set { .. } | Operation::CompareSet { .. });
+            if !(sets && set_at > mark) {
+                self.carry_out_again(op, out);
+            }
+        }
     }
 
     /// A value that lies below what operations of this reign made of nothing: they are carried out on it once more.

@@ -126,7 +126,7 @@ pub enum Input {
         trace: Trace,
     },
     /// What a fetch found when the key had to go back: the one way a version may go down. Ignored unless the key still
-    /// stands at `base`, the place seen when the fetch began.
+    /// stands at `base`, the place seen when the fetch began, and no message that waits changes it.
     Reset {
         /// The key.
         key: Key,

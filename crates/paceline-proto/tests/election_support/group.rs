@@ -409,7 +409,10 @@ impl Group {
                 self.nodes[node].alive = false;
             }
             Effect::Event(event) => self.events.push((node, event)),
-            Effect::RefusePromote { .. } | Effect::ResumeReign { .. } | Effect::Collect { .. } | Effect::Role(_) => {}
+            Effect::RefusePromote { .. }
+            | Effect::ResumeReign { .. }
+            | Effect::Collect { .. }
+            | Effect::Role(_) => {}
         }
         None
     }

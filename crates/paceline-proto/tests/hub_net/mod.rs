@@ -79,6 +79,8 @@ pub struct Node {
     pub mute: bool,
     /// The session's socket takes nothing.
     pub blocked: bool,
+    /// What the transport holds meanwhile.
+    stuck: Option<Vec<Part>>,
     pub shown: BTreeMap<Key, Bytes>,
     pub delivered: Vec<String>,
     pub gaps: Vec<Gap>,
@@ -108,6 +110,7 @@ impl Node {
             deaf: false,
             mute: false,
             blocked: false,
+            stuck: None,
             shown: BTreeMap::new(),
             delivered: Vec::new(),
             gaps: Vec::new(),
@@ -269,6 +272,7 @@ impl Net {
         let node = self.nodes.get_mut(&id).unwrap();
         node.link = Some(link);
         node.welcomed = false;
+        node.stuck = None;
         node.up.clear();
         node.down.clear();
         let hello = node.hello();
@@ -408,7 +412,18 @@ impl Net {
     /// Lets the hub write to a session's socket.
     pub fn write(&mut self, id: u64) -> bool {
         let mut wrote = false;
-        while let Some(link) = self.nodes[&id].link.filter(|_| !self.nodes[&id].blocked) {
+        while let Some(link) = self.nodes[&id].link {
+            if self.nodes[&id].blocked {
+                if self.nodes[&id].stuck.is_none() {
+                    let stuck = self.hub.as_mut().and_then(|hub| hub.write(link, WRITE_MAX));
+                    self.node(id).stuck = stuck;
+                }
+                break;
+            }
+            if let Some(parts) = self.node(id).stuck.take() {
+                self.put_down(id, parts);
+                self.hub_in(hub::Input::Written { link });
+            }
             let Some(parts) = self.hub.as_mut().and_then(|hub| hub.write(link, WRITE_MAX)) else { break };
             wrote = true;
             self.put_down(id, parts);
@@ -463,6 +478,10 @@ impl Net {
         self.nodes[&id].down.len()
     }
 
+    pub fn pings_on_the_way(&self, id: u64) -> usize {
+        self.nodes[&id].down.iter().filter(|message| matches!(message, ToSession::Ping(_))).count()
+    }
+
     /// The session's connection ends: what it was sent is read first.
     pub fn lose(&mut self, id: u64) {
         self.step_down(id, usize::MAX);
@@ -474,6 +493,7 @@ impl Net {
         let node = self.node(id);
         node.down.clear();
         node.up.clear();
+        node.stuck = None;
         let link = node.link.take();
         self.follower_in(id, follower::Input::LinkLost);
         if let Some(link) = link {

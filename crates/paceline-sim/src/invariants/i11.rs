@@ -109,7 +109,9 @@ impl EveryEventOnceInOrder {
     fn has_begun(&self, session: SessionId, gap: &Gap, view: &View<'_>) -> bool {
         let Some(feed) = view.feeds.iter().find(|feed| feed.channel == gap.channel) else { return false };
         let mut own = self.subscriptions.iter().filter(|((owner, _), _)| *owner == session);
-        own.any(|((_, stream), subscription)| feed.stream_index(stream).is_some() && subscription.last.is_some())
+        own.any(|((_, stream), subscription)| {
+            feed.stream_index(stream).is_some() && subscription.last.is_some()
+        })
     }
 
     fn gap(&mut self, session: SessionId, gap: &Gap, view: &View<'_>) {

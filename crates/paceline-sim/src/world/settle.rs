@@ -206,7 +206,10 @@ impl World {
         if let Some(info) = owned.machine.links().find(|info| info.link == link)
             && (info.keys, info.streams) != (told.0.len(), told.1.len())
         {
-            lacking.push(format!("{:?}, of which it knows {} keys and {} streams", told, info.keys, info.streams));
+            lacking.push(format!(
+                "{:?}, of which it knows {} keys and {} streams",
+                told, info.keys, info.streams
+            ));
         }
         (fenced, lacking)
     }

@@ -105,11 +105,9 @@ pub fn check_session(
             tally.gaps += 1;
         }
     }
-    judge(log, &tally, rules, reasons);
     let lost = |hole: &Hole| (hole.from..hole.to).find(|place| !delivered[*place]);
-    if let Some(place) = holes.iter().filter(|hole| !hole.told).find_map(lost) {
-        reasons.push(format!("{}: the first event lost is {}", log.name, reference.number(place)));
-    }
+    let first_lost = holes.iter().filter(|hole| !hole.told).find_map(lost).map(|place| reference.number(place));
+    judge(log, &tally, first_lost, rules, reasons);
     tally
 }
 
@@ -188,16 +186,17 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn judge(log: &SessionLog, tally: &Tally, rules: Rules, reasons: &mut Vec<String>) {
+fn judge(log: &SessionLog, tally: &Tally, first_lost: Option<u64>, rules: Rules, reasons: &mut Vec<String>) {
     let mut against = |n: u64, what: &str| {
         if n > 0 {
-            reasons.push(format!("{}: {n} {what}", log.name));
+            reasons.push(format!("{}: {what}: {n}", log.name));
         }
     };
-    against(tally.gaps, "losses without a gap event");
+    let from = first_lost.map_or(String::new(), |number| format!(" (the first at event {number})"));
+    against(tally.gaps, &format!("losses without a gap event{from}"));
     against(tally.duplicates, "events delivered twice");
     against(tally.reordered, "events delivered out of order");
-    against(tally.altered, "events whose payload was altered");
+    against(tally.altered, "events with an altered payload");
     against(tally.unknown, "events that were never published");
     if rules.resumable && log.survived {
         against(tally.gaps_reported, "losses with a gap event, though the upstream can resume");
