@@ -129,7 +129,8 @@ fn foreign(flags: &[&str]) -> (Option<i32>, Value) {
     })
 }
 
-const FOREIGN_FAULTS: [&str; 5] = ["--sessions=3", "--kills=2", "--stops=1", "--handovers=1", "--duration=3s"];
+const FOREIGN_FAULTS: [&str; 5] =
+    ["--sessions=3", "--kills=2", "--stops=1", "--handovers=1", "--duration=3s"];
 
 #[test]
 fn another_feed_that_resumes_loses_nothing() {
@@ -186,13 +187,22 @@ fn flags_without_meaning_are_a_usage_error() {
     assert_eq!(run(&["--kils", "1"]).status.code(), Some(2));
 }
 
+/// A run that is ended and waited for in any case.
+struct Run(Child);
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).unwrap();
+    }
+}
+
 /// Starts a long run and waits until its processes are there; gives their ids.
-fn started(dir: &TempDir) -> (Child, Vec<i32>) {
+fn started(dir: &TempDir) -> (Run, Vec<i32>) {
     let flags = ["--sessions=3", "--kills=0", "--stops=0", "--handovers=0", "--duration=5m"];
-    let parent = command(dir, &flags).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let parent = Run(command(dir, &flags).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     let start = Instant::now();
     loop {
-        let children = children(parent.id());
+        let children = children(parent.0.id());
         // The feed and three sessions.
         if children.len() == 4 {
             return (parent, children);
@@ -234,8 +244,8 @@ fn an_interrupted_run_leaves_nothing_behind() {
     let _turn = alone();
     let dir = TempDir::new("run").unwrap();
     let (mut parent, children) = started(&dir);
-    signal(&parent, Signal::INT);
-    assert_eq!(parent.wait().unwrap().code(), Some(130));
+    signal(&parent.0, Signal::INT);
+    assert_eq!(parent.0.wait().unwrap().code(), Some(130));
     gone(&children);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
@@ -251,7 +261,7 @@ fn the_processes_of_a_killed_run_end_with_it() {
         |pid: &&i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().contains("\0feed\0");
     let feed = children.iter().find(is_feed).unwrap();
     kill_process(Pid::from_raw(*feed).unwrap(), Signal::STOP).unwrap();
-    parent.kill().unwrap();
-    parent.wait().unwrap();
+    parent.0.kill().unwrap();
+    parent.0.wait().unwrap();
     gone(&children);
 }

@@ -510,6 +510,10 @@ pub enum ToHub {
 }
 
 /// From the owner to a session.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a message is encoded or applied at once, never stored in numbers"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToSession {
     /// Accepted.

@@ -71,6 +71,36 @@ fn a_late_subscription_joins_without_a_hole_or_a_repeat() {
 }
 
 #[test]
+fn a_stream_begins_with_its_own_snapshot() {
+    let mut net = Net::group(resumable(), 3);
+    let other = |data: &str| Change::Event { stream: "other".into(), data: text(data) };
+    // An heir: it gets the events of the stream before its subscription reached the owner.
+    net.node(2).mute = true;
+    net.follower_in(2, follower::Input::SubscribeStream("other".into()));
+    net.publish(vec![other("early")]);
+    net.flow();
+    assert!(net.delivered(2).is_empty());
+    net.cut(2);
+    net.node(2).mute = false;
+    net.publish(vec![other("between")]);
+    net.join(2);
+    net.publish(vec![other("first")]);
+    net.flow();
+    assert_eq!(net.delivered(2), ["first"]);
+    // Unsubscribed and subscribed again while frames of the old subscription are on their way.
+    net.node(2).deaf = true;
+    net.publish(vec![other("old")]);
+    net.flow();
+    net.follower_in(2, follower::Input::UnsubscribeStream("other".into()));
+    net.follower_in(2, follower::Input::SubscribeStream("other".into()));
+    net.node(2).deaf = false;
+    net.flow();
+    net.publish(vec![other("new")]);
+    net.flow();
+    assert_eq!(net.delivered(2), ["first", "new"]);
+}
+
+#[test]
 fn a_key_subscribed_without_a_link_has_its_value_after_the_rejoin() {
     let mut net = Net::group(resumable(), 3);
     net.publish(vec![set("late", "1")]);
@@ -397,11 +427,14 @@ impl Alone {
 }
 
 fn sends(out: &[follower::Effect]) -> Vec<&ToHub> {
-    let sent = |effect| match effect {
-        &follower::Effect::Send(ref message) => Some(message),
-        _ => None,
-    };
-    out.iter().filter_map(sent).collect()
+    let sent = |effect: &'_ follower::Effect| matches!(effect, follower::Effect::Send(_));
+    out.iter()
+        .filter(|effect| sent(effect))
+        .map(|effect| match effect {
+            follower::Effect::Send(message) => message,
+            other => unreachable!("{other:?}"),
+        })
+        .collect()
 }
 
 #[test]

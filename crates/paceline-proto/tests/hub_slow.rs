@@ -7,7 +7,9 @@ use hub_net::*;
 use paceline_proto::{
     event::Event,
     id::*,
-    limits::{LINK_PATIENCE, LINK_QUEUE_BURST, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES, PING_INTERVAL, WRITE_TIMEOUT},
+    limits::{
+        LINK_PATIENCE, LINK_QUEUE_BURST, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES, PING_INTERVAL, WRITE_TIMEOUT,
+    },
     message::*,
 };
 
@@ -72,7 +74,7 @@ fn a_conflated_batch_covers_exactly_what_was_left_out() {
     let mut net = blocked();
     let before = net.nodes[&4].follower.hello_last();
     for n in 0..3000_u64 {
-        net.publish(vec![set("k", &n.to_string()), event(&(n + 2).to_string())]);
+        net.publish(vec![set("k", &n.to_string()), event(&(n + 3).to_string())]);
         net.flow();
     }
     let end = net.hub().last().offset;
@@ -90,12 +92,12 @@ fn a_conflated_batch_covers_exactly_what_was_left_out() {
     // What came after the fold is delivered; what was left out is a gap with its exact ends.
     let delivered = net.delivered(4);
     let gap = net.nodes[&4].gaps[0].clone();
-    assert_eq!((gap.why, gap.after), (GapCause::SlowReader, Some(seq(1))));
+    assert_eq!((gap.why, gap.after), (GapCause::SlowReader, Some(seq(2))));
     let Some(Position::Seq { offset: upto, .. }) = gap.upto else { panic!("a gap without an end") };
     assert_eq!(delivered[..2], ["1", "gap"]);
     let rest: Vec<u64> = delivered[2..].iter().map(|data| data.parse().unwrap()).collect();
-    assert_eq!(rest, (upto + 1..=3001).collect::<Vec<_>>());
-    assert_eq!(net.delivered_from(3, 1), (1..=3001).collect::<Vec<_>>());
+    assert_eq!(rest, (upto + 1..=3002).collect::<Vec<_>>());
+    assert_eq!(net.delivered_from(3, 2), (3..=3002).collect::<Vec<_>>());
 }
 
 #[test]
@@ -181,7 +183,9 @@ fn pings_and_flushes_do_not_pile_up_for_a_blocked_link() {
 
 #[test]
 fn a_burst_does_not_conflate_who_takes_what_it_is_given() {
-    for (frames, conflated) in [(LINK_QUEUE_BURST * LINK_QUEUE_FRAMES, false), (LINK_QUEUE_BURST * LINK_QUEUE_FRAMES + 1, true)] {
+    for (frames, conflated) in
+        [(LINK_QUEUE_BURST * LINK_QUEUE_FRAMES, false), (LINK_QUEUE_BURST * LINK_QUEUE_FRAMES + 1, true)]
+    {
         let mut net = Net::group(resumable(), 4);
         net.node(4).blocked = true;
         net.publish(vec![set("k", "with the transport")]);

@@ -370,6 +370,32 @@ fn a_resumable_upstream_that_forgot_is_treated_like_one_that_cannot() {
 }
 
 #[test]
+fn a_tail_with_a_gap_in_it_does_not_hide_the_gap() {
+    let mut net = begun(unresumable(true), 5);
+    net.cut(2);
+    // Session 5 hears 2, misses 3 and 4 with a gap, and hears 5.
+    net.publish_event();
+    net.flow();
+    net.feed.log.push(vec![event("3")]);
+    net.feed.log.push(vec![event("4")]);
+    net.publish_event();
+    net.flow();
+    assert_eq!(net.delivered(5), ["1", "2", "gap", "5"]);
+    net.kill_owner();
+    for id in 3..=4 {
+        net.nodes.remove(&id);
+    }
+    net.take_over(2);
+    net.find_dead();
+    net.join_all();
+    net.publish_event();
+    net.rest();
+    assert_eq!(net.delivered(2), ["1", "gap", "2", "5", "6"]);
+    assert_eq!(net.nodes[&2].gaps[0].upto, Some(seq(5)));
+    assert_eq!(net.delivered(5), ["1", "2", "gap", "5", "6"]);
+}
+
+#[test]
 fn a_gap_keeps_its_place_for_those_who_join_later() {
     let mut net = begun(unresumable(true), 4);
     net.cut(4);

@@ -12,16 +12,13 @@ use paceline_ipc::{
     dirs::StateDir,
     fence::OwnedClaim,
     kit::{self, Kit, LinkError},
-    lock::LockState,
     member::{self, SessionLock},
     process,
     socket::Bound,
 };
 use paceline_proto::{
+    election::{ClaimResult, Config, ConnectFailure, Effect, Election, Input, Listing, Role},
     event::Event,
-    election::{
-        ClaimResult, ClaimSeen, Config, ConnectFailure, Effect, Election, Input, Listing, Lock, Role,
-    },
     hub::Carried,
     id::{Epoch, Mark, Nonce, SessionId},
     message::{KitAddress, Ping, Refusal},
@@ -33,6 +30,7 @@ use crate::{
     failpoint::hit,
     follower::FollowerIn,
     hub::{BeginReign, HubIn},
+    listing::{Lister, lock_of},
     options::Identity,
     outbox::OutboxIn,
     shell::{Business, Describe, Io},
@@ -142,6 +140,7 @@ struct Won {
 pub(crate) struct ElectionBusiness {
     machine: Election,
     seat: Seat,
+    lister: Lister,
     kit: Option<Box<PreparedKit>>,
     making_kit: bool,
     claim_when_made: Option<Epoch>,
@@ -162,6 +161,7 @@ impl ElectionBusiness {
         let config = Config { session: seat.identity.session, rank: seat.identity.rank };
         Self {
             machine: Election::new(config, seed),
+            lister: Lister::new(seat.dir.clone()),
             seat,
             kit: None,
             making_kit: false,
@@ -195,9 +195,9 @@ impl ElectionBusiness {
     fn effect(&mut self, effect: Effect, io: &mut Io<'_, ElectionIn>) {
         match effect {
             Effect::List => {
-                let dir = self.seat.dir.clone();
+                let lister = self.lister.clone();
                 io.complete(async move {
-                    match blocking(move || list(&dir)).await {
+                    match blocking(move || lister.list()).await {
                         Ok(listing) => ElectionIn::Listed(listing),
                         Err(error) => ElectionIn::ListFailed { why: error.to_string() },
                     }
@@ -231,6 +231,7 @@ impl ElectionBusiness {
             }
             Effect::RefusePromote { why } => self.seat.peers.hub(HubIn::PromoteRefused { why }, io.trace),
             Effect::ResumeReign { epoch } => {
+                self.seat.peers.socket(SocketIn::Resume { epoch }, io.trace);
                 self.seat.peers.outbox(OutboxIn::Resume { epoch }, io.trace);
                 self.seat.peers.hub(HubIn::Resume { epoch }, io.trace);
             }
@@ -546,30 +547,4 @@ fn was_never_used(database: &Path) -> bool {
         Ok(found) => found.complete.is_none(),
         Err(_) => !database.exists(),
     }
-}
-
-fn lock_of(lock: &LockState) -> Lock {
-    match lock {
-        LockState::Free => Lock::Free,
-        LockState::Missing => Lock::Missing,
-        LockState::Held | LockState::Unreadable(_) => Lock::Held,
-    }
-}
-
-/// What the newest claim and the stores say.
-fn list(dir: &StateDir) -> Result<Listing, Box<dyn std::error::Error + Send + Sync>> {
-    let claims = claim::list_claims(dir)?;
-    let claim = claims.last().map(|&epoch| {
-        let seen = claim::inspect_claim(dir, epoch);
-        let body = seen.body.as_ref();
-        ClaimSeen {
-            epoch,
-            address: body.map(|body| KitAddress { socket: body.socket.clone(), nonce: body.nonce }),
-            owner: body.map(|body| body.session),
-            lock: lock_of(&seen.lock),
-            readable: body.is_none_or(|body| body.min_reader <= paceline_store::SCHEMA),
-        }
-    });
-    let stores = paceline_store::scan(dir.root())?;
-    Ok(Listing { claim, highest_complete: stores.highest_complete, too_new: stores.too_new() })
 }

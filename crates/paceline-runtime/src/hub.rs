@@ -471,7 +471,9 @@ impl Business for HubBusiness {
             HubIn::Accepted { epoch, listener, result } if self.is_current(epoch) => {
                 self.accepted(epoch, listener, result, io);
             }
-            HubIn::Rebound { epoch, listener } if self.is_current(epoch) => io.complete(accept(epoch, listener)),
+            HubIn::Rebound { epoch, listener } if self.is_current(epoch) => {
+                io.complete(accept(epoch, listener))
+            }
             HubIn::Greeted { epoch, result } if self.is_current(epoch) => self.greeted(result, io),
             HubIn::Read { epoch, link, reader, result } if self.is_current(epoch) => {
                 self.read(link, reader, result, io);

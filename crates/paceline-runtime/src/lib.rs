@@ -1,9 +1,8 @@
 //! Actor shells that run the pure machines on one thread of a session.
 //!
-//! A session's runtime is one thread with one actix arbiter. On it live the actors **Election** ([`election`]), **Hub**
-//! ([`hub`]), **Follower** ([`follower`]), **Socket** ([`socket`]) and **Outbox** ([`outbox`]), each a shell
-//! ([`shell`]) over a pure machine. Other threads hold a [`Runtime`], read the [`replica::Replica`] and send
-//! messages.
+//! A session's runtime is one thread with one actix arbiter. On it live the actors **Election** (`election.rs`), **Hub**
+//! (`hub.rs`), **Follower** (`follower.rs`), **Socket** (`socket.rs`) and **Outbox** (`outbox.rs`), each a shell
+//! (`shell.rs`) over a pure machine. Other threads hold a [`Runtime`], read the [`replica::Replica`] and send messages.
 
 mod death;
 mod election;
@@ -12,6 +11,7 @@ mod fold;
 mod follower;
 mod hub;
 mod link;
+mod listing;
 mod observe;
 mod options;
 mod outbox;

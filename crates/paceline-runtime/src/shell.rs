@@ -5,7 +5,7 @@
 //! What the business starts (connections, disk, timers of its own) comes back through the completion set as a message
 //! of its own type, never through a mailbox that could be full.
 //!
-//! **Invariant:** an actor holds one spawned item, the [`Driver`], with one timer that is reset in place. Replacing
+//! **Invariant:** an actor holds one spawned item, the `Driver`, with one timer that is reset in place. Replacing
 //! actix by another actor library touches this file and `thread.rs` only.
 
 use std::{

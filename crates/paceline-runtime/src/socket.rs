@@ -60,6 +60,8 @@ pub(crate) enum SocketIn {
     Close { epoch: Epoch },
     /// Close everything for a handover, then let the outbox flush.
     Drain { epoch: Epoch, to: SessionId },
+    /// The handover failed: channels may be opened again.
+    Resume { epoch: Epoch },
     /// The session left: stop the outbox when everything is closed.
     Stop,
 }
@@ -72,6 +74,7 @@ impl Describe for SocketIn {
             Self::Read { .. } => "read",
             Self::Close { .. } => "close",
             Self::Drain { .. } => "drain",
+            Self::Resume { .. } => "resume",
             Self::Stop => "stop",
         }
     }
@@ -97,6 +100,10 @@ pub(crate) struct SocketBusiness {
     /// Transports that are open or closing: until they ended, an exclusive server has a consumer.
     transports: usize,
     draining: Option<SessionId>,
+    /// The reign that drains: its channels stay closed.
+    quiet: Option<Epoch>,
+    /// The last reign that is over.
+    ended: Epoch,
     stopping: bool,
     effects: Vec<Effect>,
 }
@@ -119,6 +126,8 @@ impl SocketBusiness {
             lines,
             transports: 0,
             draining: None,
+            quiet: None,
+            ended: Epoch::NONE,
             stopping: false,
             effects: Vec::new(),
         }
@@ -239,10 +248,11 @@ impl Business for SocketBusiness {
     fn handle(&mut self, input: SocketIn, io: &mut Io<'_, SocketIn>) {
         match input {
             SocketIn::Open { epoch, channel, resume } => {
-                // A later reign of this session, or a resumed one after a failed handover.
-                self.epoch = epoch;
-                self.draining = None;
-                self.drive(&channel, Input::Open { resume }, io);
+                // The hub may not have heard yet that its reign is over, or handed over.
+                if epoch > self.ended && self.quiet != Some(epoch) {
+                    self.epoch = epoch;
+                    self.drive(&channel, Input::Open { resume }, io);
+                }
             }
             SocketIn::Connected { channel, attempt, result } => self.connected(channel, attempt, result, io),
             SocketIn::Read { channel, attempt, socket, frames, end } => {
@@ -263,13 +273,20 @@ impl Business for SocketBusiness {
                 }
             }
             SocketIn::Close { epoch } => {
+                self.ended = self.ended.max(epoch);
                 if epoch == self.epoch {
                     self.draining = None;
                     self.close_all(io);
                 }
             }
+            SocketIn::Resume { epoch } => {
+                // The hub opens its channels again when it hears of it, which is later.
+                self.quiet.take_if(|quiet| *quiet == epoch);
+                self.draining = None;
+            }
             SocketIn::Drain { epoch, to } => {
                 self.epoch = epoch;
+                self.quiet = Some(epoch);
                 self.draining = Some(to);
                 self.close_all(io);
                 self.all_closed(io);

@@ -166,7 +166,7 @@ pub enum Fact {
     OperationHeld {
         /// The token it leaves in the value.
         token: u64,
-        /// Live sessions that hold its effect now.
+        /// Sessions that hold its effect now, the owner that answered apart.
         holders: Vec<SessionId>,
         /// A session that died since held it as well.
         died: bool,

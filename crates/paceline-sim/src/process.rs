@@ -86,6 +86,7 @@ pub(crate) enum FollowerMail {
 pub(crate) enum SocketMail {
     Open { epoch: Epoch, channel: Channel, resume: Option<Position> },
     Drain { epoch: Epoch, to: SessionId },
+    Resume { epoch: Epoch },
     Close { epoch: Epoch },
     Connect { channel: usize, token: u64 },
     Read { channel: usize, conn: u64 },
@@ -274,6 +275,8 @@ pub(crate) struct Process {
     pub outbox: Outbox,
     pub upstreams: BTreeMap<usize, Upstream>,
     pub socket_epoch: Epoch,
+    /// The reign whose upstreams stay closed: it drains, or it ended.
+    pub socket_closed: Option<Epoch>,
     pub role: Role,
     pub synced: bool,
 

@@ -145,7 +145,8 @@ fn deliver(
             }
             Err(EventError::Gap(gap)) => {
                 log.push(Record::Gap { at_ns });
-                let [after, upto] = [&gap.after, &gap.upto].map(|at| at.as_ref().map_or("?".to_owned(), describe));
+                let [after, upto] =
+                    [&gap.after, &gap.upto].map(|at| at.as_ref().map_or("?".to_owned(), describe));
                 say(&SessionLine::Gap { what: format!("after {after}, up to {upto} ({:?})", gap.why) })?;
             }
             Err(EventError::Decode { error, .. } | EventError::RuntimeDead(error)) => {

@@ -132,7 +132,9 @@ impl Follower {
     }
 
     fn keep_event(&mut self, now: Time, event: HeldEvent, out: &mut Vec<Effect>) {
-        let subscribed = self.streams.contains_key(&event.stream);
+        // Not before the owner's answer to the newest Subscribe: as an heir, or from an earlier subscription, a session gets
+        // events of streams whose next link would begin elsewhere.
+        let subscribed = self.streams.get(&event.stream) == Some(&true);
         if subscribed || self.heir {
             self.rings.push(Kept::Event(event.clone()), now);
         }
@@ -328,7 +330,8 @@ impl Follower {
         }
         let mut fresh = false;
         for stream in &asked.streams {
-            if let Some(known) = self.streams.get_mut(stream) {
+            let asked_again = self.asked.iter().any(|later| later.streams.contains(stream));
+            if let Some(known) = self.streams.get_mut(stream).filter(|_| !asked_again) {
                 fresh |= !*known;
                 *known = true;
             }
@@ -363,7 +366,7 @@ mod tests {
 
     #[test]
     fn nothing_beats_every_value_before_it() {
-        let mark = Mark::new(crate::id::Epoch(2), Offset(5));
+        let mark = Mark::new(crate::id::Epoch(2), crate::id::Offset(5));
         let tombstone = nothing(Key::copy_from(b"k"), mark);
         let old = Place { reset: Mark::ZERO, version: Version::Number(u64::MAX), mark };
         assert!(tombstone.place > old);

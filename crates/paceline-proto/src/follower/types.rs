@@ -14,6 +14,7 @@ use crate::{
 };
 
 /// Facts the machine is told.
+#[expect(clippy::large_enum_variant, reason = "a fact is handed over once, never stored")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// A new link: its Welcome. Everything that follows on it comes as [`Input::Message`].

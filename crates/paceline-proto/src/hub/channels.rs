@@ -2,21 +2,14 @@
 
 use std::collections::VecDeque;
 
-use super::{
-    ChannelSpec, Effect, Hub, Resume,
-    cache::Entry,
-    collect::Collect,
-    links::Slot,
-    log::{Atom, To},
-};
+use super::{ChannelSpec, Effect, Hub, Resume, log::To, tails::Collect, values::refused};
 use crate::{
     event::Event,
-    id::{Channel, Key, Mark, Offset, Place, Position, Trace, Version},
+    id::{Channel, Key, Offset, Position, Trace},
     limits::{KEY_MAX, RING_BYTES, RING_FRAMES, VALUE_MAX},
-    message::{Body, Change, Gap, GapCause, Held, HeldEvent},
+    message::{Body, Change, Gap, GapCause, HeldEvent},
     ring::Kept,
 };
-use bytes::Bytes;
 
 /// What a channel does with messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +87,16 @@ impl ChannelState {
             collect: None,
             buffer: VecDeque::new(),
             buffered: 0,
+        }
+    }
+
+    /// Somebody stands at `at`.
+    pub(super) fn raise_horizon(&mut self, at: Option<&Position>) {
+        let Some(at) = at.filter(|at| !matches!(at, Position::Opaque(_)) && **at != Position::START) else {
+            return;
+        };
+        if self.horizon.as_ref().is_none_or(|horizon| at.covers(horizon) == Some(true)) {
+            self.horizon = Some(at.clone());
         }
     }
 
@@ -252,119 +255,7 @@ impl Hub {
             state.moved_at = atom.frames.last().map_or(self.log.end().next(), |(frame, _)| frame.offset);
         }
         self.commit(atom, out);
-        if self.heirs_ahead {
-            self.choose_heirs(out);
-        }
-    }
-
-    /// A message at or before the published position: its events go to those who wait for the replay, its values where
-    /// they are not included yet.
-    fn publish_again(
-        &mut self,
-        channel: &Channel,
-        at: &Position,
-        changes: Vec<Change>,
-        trace: Trace,
-        out: &mut Vec<Effect>,
-    ) {
-        self.stats.replayed += 1;
-        let Some(state) = self.channels.get_mut(channel) else { return };
-        let stale = state.opening.is_some();
-        let covers = |a: &Option<Position>, b: &Position| a.as_ref().and_then(|a| a.covers(b)) == Some(true);
-        let in_reign = covers(&state.applied_upto, at) && !covers(&state.applied_from, at);
-        let old = covers(&state.applied_from, at) || state.applied_upto.is_none();
-        let skip_values = in_reign || (old && self.complete);
-        if !stale && state.replaying.is_some() {
-            state.replaying = Some(at.clone());
-        }
-        let reached = at.covers(state.position.as_ref().unwrap_or(at)) == Some(true);
-        if !in_reign && !old {
-            state.applied_upto = Some(at.clone());
-        }
-        if !stale {
-            self.hold_replay(channel);
-        }
-        let origin = (channel.clone(), at.clone());
-        let mut atom = self.log.atom(trace);
-        for change in changes {
-            match change {
-                Change::Event { stream, data } => {
-                    let awaited = self.links.iter().any(|(_, link)| link.lag.contains_key(channel));
-                    if !stale && awaited && stream.0.len() <= KEY_MAX && data.len() <= VALUE_MAX {
-                        let to = To::Behind(channel.clone(), at.clone());
-                        atom.push(Body::Event { stream, data }, Some(origin.clone()), None, to);
-                    }
-                }
-                change if skip_values || self.includes(&change, &origin) => {}
-                change => self.apply(&mut atom, change, Some(&origin), out),
-            }
-        }
-        let over = self.queue_atom(atom, out);
-        if !stale {
-            self.advance_replay(channel, at, reached, out);
-        }
-        self.conflate_all(over, out);
-    }
-
-    /// A replay comes as fast as the upstream sends it: who has enough of it queued gets the rest later.
-    fn hold_replay(&mut self, channel: &Channel) {
-        for (_, link) in self.links.iter_mut().filter(|(_, link)| link.is_half_full()) {
-            if let Some(lag) = link.lag.get_mut(channel) {
-                lag.stalled = true;
-            }
-        }
-    }
-
-    /// The replay has passed `at` for everybody who waits for it.
-    fn advance_replay(&mut self, channel: &Channel, at: &Position, reached: bool, out: &mut Vec<Effect>) {
-        let mut done = false;
-        for (_, link) in self.links.iter_mut() {
-            let Some(lag) = link.lag.get_mut(channel).filter(|lag| !lag.stalled) else { continue };
-            if lag.at.covers(at) == Some(false) {
-                lag.at = at.clone();
-                link.forced.insert(channel.clone());
-            }
-            if reached {
-                link.lag.remove(channel);
-                link.forced.insert(channel.clone());
-                done = true;
-            }
-        }
-        if reached && let Some(state) = self.channels.get_mut(channel) {
-            state.replaying = None;
-        }
-        if done {
-            self.choose_heirs(out);
-        }
-    }
-
-    /// A newer message came although somebody waits for a replay: the upstream will not send it any more.
-    fn give_up_replay(&mut self, channel: &Channel, out: &mut Vec<Effect>) {
-        if self.channels.get(channel).is_some_and(|state| state.opening.is_some()) {
-            // It came from the connection before the one that replays.
-            return;
-        }
-        self.stop_waiting(channel, false, out);
-    }
-
-    fn stop_waiting(&mut self, channel: &Channel, stalled_too: bool, out: &mut Vec<Effect>) {
-        let behind: Vec<Slot> = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.lag.get(channel).is_some_and(|lag| stalled_too || !lag.stalled))
-            .map(|(slot, _)| slot)
-            .collect();
-        let Some(state) = self.channels.get_mut(channel) else { return };
-        state.replaying = None;
-        let upto = state.position.clone();
-        for slot in &behind {
-            let Some(link) = self.links.get_mut(*slot) else { continue };
-            let after = link.lag.remove(channel).map(|lag| lag.at);
-            link.forced.insert(channel.clone());
-            let gap = Gap { channel: channel.clone(), after, upto: upto.clone(), why: GapCause::Resync };
-            self.private_gap(*slot, gap, out);
-        }
-        if !behind.is_empty() {
+        if self.heirs_wait {
             self.choose_heirs(out);
         }
     }
@@ -453,34 +344,6 @@ impl Hub {
         out.push(Effect::OpenChannel { channel: channel.clone(), resume });
     }
 
-    /// Opens the channel again so that everything after `at` comes once more, unless that is under way.
-    pub(super) fn rewind(&mut self, channel: &Channel, at: &Position, out: &mut Vec<Effect>) {
-        let Some(state) = self.channels.get_mut(channel) else { return };
-        let under_way = match (&state.opening, &state.replaying) {
-            (Some(asked), _) => asked.as_ref(),
-            (None, replaying) => replaying.as_ref(),
-        };
-        if under_way.is_some_and(|from| at.covers(from) == Some(true)) {
-            return;
-        }
-        state.opening = Some(Some(at.clone()));
-        state.replaying = None;
-        self.stats.rewinds += 1;
-        out.push(Effect::OpenChannel { channel: channel.clone(), resume: Some(at.clone()) });
-        out.push(Effect::Event(Event::ChannelRewound { channel: channel.clone(), at: at.clone() }));
-    }
-
-    /// A link whose queue overflowed with a replay has written it: the rest is asked for.
-    pub(super) fn replay_again(&mut self, slot: Slot, out: &mut Vec<Effect>) {
-        let Some(link) = self.links.get_mut(slot) else { return };
-        let mut again = Vec::new();
-        for (channel, lag) in link.lag.iter_mut().filter(|(_, lag)| lag.stalled) {
-            lag.stalled = false;
-            again.push((channel.clone(), lag.at.clone()));
-        }
-        again.into_iter().for_each(|(channel, at)| self.rewind(&channel, &at, out));
-    }
-
     /// A message without a place in the channel: values only, or (`events`) events that nobody can resume at.
     fn publish_loose(
         &mut self,
@@ -503,122 +366,6 @@ impl Hub {
         }
         self.commit(atom, out);
     }
-
-    /// Whether the value a change aims at has it already.
-    fn includes(&self, change: &Change, origin: &(Channel, Position)) -> bool {
-        match change {
-            Change::Set { key, .. } | Change::Merge { key, .. } => {
-                self.cache.get(key).is_some_and(|entry| entry.includes(&origin.0, &origin.1))
-            }
-            Change::Invalidate { .. } | Change::Event { .. } => false,
-        }
-    }
-
-    fn apply(
-        &mut self,
-        atom: &mut Atom,
-        change: Change,
-        origin: Option<&(Channel, Position)>,
-        out: &mut Vec<Effect>,
-    ) {
-        let name = origin.map_or("", |(channel, _)| &channel.0);
-        match change {
-            Change::Set { key, value, version } => {
-                if key.0.len() > KEY_MAX || value.len() > VALUE_MAX || value.is_empty() {
-                    return refused_by(name, "a value past the bounds", out);
-                }
-                self.set(atom, key, value, version, origin, out);
-            }
-            Change::Merge { key, patch } => {
-                let old = self.cache.get(&key).filter(|entry| entry.has_value());
-                let folded = self.fold.fold(old.map(|entry| entry.held.value.as_ref()), &patch);
-                match folded {
-                    Ok(value) if value.len() <= VALUE_MAX && key.0.len() <= KEY_MAX && !value.is_empty() => {
-                        let version = self.version_of(&key);
-                        self.install(atom, key, value, version, origin, None, true);
-                    }
-                    Ok(_) => refused_by(name, "a value past the bounds", out),
-                    Err(why) => refused_by(name, &why, out),
-                }
-            }
-            Change::Invalidate { key, exact } => {
-                if key.0.len() <= KEY_MAX {
-                    self.cache.invalidate(&key, exact);
-                    atom.push(Body::Invalidate { key, exact }, origin.cloned(), None, To::All);
-                }
-            }
-            Change::Event { .. } => {}
-        }
-    }
-
-    /// A value from an upstream: a lower version is old news; an equal one with other content is a conflict that only a
-    /// fetch can settle, so the held value stays and is marked stale.
-    fn set(
-        &mut self,
-        atom: &mut Atom,
-        key: Key,
-        value: Bytes,
-        version: Version,
-        origin: Option<&(Channel, Position)>,
-        out: &mut Vec<Effect>,
-    ) {
-        let held = self.cache.get(&key).filter(|entry| entry.has_value()).map(|entry| &entry.held);
-        let Some(held) = held.filter(|_| version != Version::None) else {
-            let version = if version == Version::None { self.version_of(&key) } else { version };
-            self.install(atom, key, value, version, origin, None, false);
-            return;
-        };
-        if version < held.place.version {
-            self.stats.old_versions += 1;
-            return;
-        }
-        if version == held.place.version {
-            if self.fold.hash(&value) != held.hash {
-                out.push(Effect::Event(Event::VersionClash { mark: held.place.mark }));
-                self.cache.invalidate(&key, true);
-                atom.push(Body::Invalidate { key, exact: true }, origin.cloned(), None, To::All);
-                return;
-            }
-            if !held.invalidated {
-                self.stats.old_versions += 1;
-                return;
-            }
-        }
-        self.install(atom, key, value, version, origin, None, false);
-    }
-
-    fn version_of(&self, key: &Key) -> Version {
-        self.cache.get(key).map_or(Version::None, |entry| entry.held.place.version.clone())
-    }
-
-    /// Puts a value in the cache at the atom's next place and queues its frame.
-    #[expect(clippy::too_many_arguments, reason = "one value and where it comes from")]
-    pub(super) fn install(
-        &mut self,
-        atom: &mut Atom,
-        key: Key,
-        value: Bytes,
-        version: Version,
-        origin: Option<&(Channel, Position)>,
-        op: Option<crate::message::HeldOp>,
-        folded: bool,
-    ) {
-        let mark = atom.mark();
-        let old = self.cache.get(&key);
-        let place = Place { reset: old.map_or(Mark::ZERO, |entry| entry.held.place.reset), version, mark };
-        let hash = self.fold.hash(&value);
-        let held = Held { key, place, value, hash, invalidated: false };
-        let set_at = old.filter(|_| folded).map_or(mark, |entry| entry.set_at);
-        let written = origin.cloned().or_else(|| old.and_then(|entry| entry.written.clone()));
-        let basis = old.and_then(|entry| entry.basis.clone());
-        let ops = old.and_then(|entry| entry.ops.clone());
-        let orphan = match old {
-            Some(old) => old.orphan && (folded || op.is_some()),
-            None => op.is_some() && !self.complete && !self.members.all_offered(),
-        };
-        self.cache.insert(Entry { held: held.clone(), set_at, written, basis, ops, orphan });
-        atom.push(Body::Value(held), origin.cloned(), op, To::All);
-    }
 }
 
 fn change_size(change: &Change) -> usize {
@@ -628,13 +375,4 @@ fn change_size(change: &Change) -> usize {
         Change::Invalidate { key, .. } => key.0.len(),
         Change::Event { stream, data } => stream.0.len() + data.len(),
     }
-}
-
-fn refused(channel: &Channel, why: &str, out: &mut Vec<Effect>) {
-    refused_by(&channel.0, why, out);
-}
-
-fn refused_by(upstream: &str, why: &str, out: &mut Vec<Effect>) {
-    let (upstream, why) = (upstream.to_owned(), why.to_owned());
-    out.push(Effect::Event(Event::UpstreamMessageRefused { upstream, why }));
 }

@@ -1,145 +1,21 @@
 //! A new owner collects what survivors saw before it publishes anything newer, and decides where to resume.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::{Effect, Hub, channels::Mode, links::Slot, log::To};
+use super::{
+    Effect, Hub,
+    channels::{ChannelState, Mode},
+    links::Slot,
+    log::To,
+    tails::{Base, Collect, Pull, Source, Whole, lower, number},
+};
 use crate::{
     event::Event,
-    id::{Channel, LinkId, Position, SessionId, Stream, Trace},
+    id::{Channel, LinkId, Position, Stream, Trace},
     limits::{KEY_MAX, RING_BYTES, RING_FRAMES, VALUE_MAX},
     message::{Body, ChannelOffer, Gap, GapCause, HeldEvent, ToSession},
     ring::{Floor, Kept},
 };
-
-/// Events of one upstream message, by stream.
-type Message = BTreeMap<Stream, Vec<HeldEvent>>;
-
-/// From where everybody must be served.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Base {
-    /// Nobody has followed the channel.
-    Unknown,
-    /// Somebody followed it before its first message.
-    Start,
-    At(Position),
-}
-
-impl Base {
-    fn of(covered: &Position) -> Self {
-        if *covered == Position::START { Self::Start } else { Self::At(covered.clone()) }
-    }
-
-    fn position(&self) -> Option<&Position> {
-        match self {
-            Self::At(at) => Some(at),
-            Self::Unknown | Self::Start => None,
-        }
-    }
-}
-
-/// A stretch of events that came from one session.
-#[derive(Debug, Clone)]
-struct Source {
-    /// It followed the channel since its first message.
-    from_start: bool,
-    /// It holds everything after this …
-    from: Option<Position>,
-    /// … up to here …
-    covered: Position,
-    /// … of these streams (`None` = all).
-    streams: Option<BTreeSet<Stream>>,
-}
-
-impl Source {
-    /// What `events` are, asked for after `after` from a session whose ring begins at `ring_after`.
-    fn new(
-        ring_after: Option<Position>,
-        after: Option<Position>,
-        covered: Position,
-        streams: Option<BTreeSet<Stream>>,
-        events: &[HeldEvent],
-    ) -> Self {
-        let from_start = ring_after.is_none();
-        let from = match (ring_after, after) {
-            (Some(ring), Some(after)) if after.covers(&ring) == Some(true) => Some(after),
-            (Some(ring), _) => Some(ring),
-            // Its first message may not have been the channel's first.
-            (None, _) => events.first().and_then(|event| event.origin.1.previous()),
-        };
-        Self { from_start, from, covered, streams }
-    }
-
-    fn reaches(&self, base: &Base) -> bool {
-        match base.position() {
-            None => self.from_start,
-            Some(at) => self.from.as_ref().is_some_and(|from| at.covers(from) == Some(true)),
-        }
-    }
-}
-
-/// Which streams are whole between base and goal.
-#[derive(Debug, PartialEq, Eq)]
-enum Whole {
-    All,
-    Only(BTreeSet<Stream>),
-}
-
-#[derive(Debug)]
-struct Pull {
-    link: LinkId,
-    session: SessionId,
-    offer: ChannelOffer,
-    after: Option<Position>,
-    streams: Option<BTreeSet<Stream>>,
-    events: Vec<HeldEvent>,
-    bytes: usize,
-}
-
-/// What was collected for a channel.
-#[derive(Debug, Default)]
-pub(super) struct Collect {
-    /// Where the owner itself stands, if it must be served like everybody else.
-    own: Option<Position>,
-    messages: BTreeMap<u64, Message>,
-    sources: Vec<Source>,
-    /// Whom was asked, and from where on.
-    asked: BTreeMap<LinkId, Option<Position>>,
-    pull: Option<Pull>,
-}
-
-impl Collect {
-    /// What an owner brings that was no up-to-date heir: one source among others.
-    pub(super) fn with_own(
-        own: Option<Position>,
-        ring: Option<Floor>,
-        streams: BTreeSet<Stream>,
-        kept: Vec<Kept>,
-    ) -> Self {
-        let mut collect = Self { own: own.clone(), ..Self::default() };
-        let Some(covered) = own else { return collect };
-        let mut ring_after = ring.map_or_else(|| Some(covered.clone()), |floor| floor.to_wire());
-        let mut events = Vec::new();
-        for kept in kept {
-            match kept {
-                Kept::Event(event) => events.push(event),
-                Kept::Gap { gap, .. } => ring_after = gap.upto.or_else(|| Some(covered.clone())),
-            }
-        }
-        collect.sources.push(Source::new(ring_after, None, covered, Some(streams), &events));
-        events.into_iter().for_each(|event| collect.add(event));
-        collect
-    }
-
-    fn add(&mut self, event: HeldEvent) {
-        let Some(number) = number(&event.origin.1) else { return };
-        let message = self.messages.entry(number).or_default();
-        // From one session at a time: what another one brought of this stream is the same.
-        let known = message.entry(event.stream.clone()).or_default();
-        if !known.iter().any(|other| other.mark == event.mark) {
-            known.push(event);
-        }
-    }
-}
 
 impl Hub {
     /// Goes on with a channel's collection: asks the next survivor, or finishes.
@@ -310,17 +186,15 @@ impl Hub {
             return Err("a tail longer than a ring");
         }
         if end && let Some(pull) = collect.pull.take() {
-            let before = collect.messages.values().flat_map(BTreeMap::values).map(Vec::len).sum::<usize>();
             let Pull { offer, after, streams, events, session, .. } = pull;
             let source = Source::new(offer.ring_after, after, offer.covered, streams, &events);
-            events.into_iter().for_each(|event| collect.add(event));
-            let known = collect.messages.values().flat_map(BTreeMap::values).map(Vec::len).sum::<usize>();
+            let news = collect.add(events);
             collect.sources.push(source);
             self.stats.tails += 1;
             out.push(Effect::Event(Event::TailPulled {
                 channel: channel.clone(),
                 from: session,
-                events: (known - before) as u64,
+                events: news,
             }));
             self.collect(channel, out);
         }
@@ -329,7 +203,7 @@ impl Hub {
 
     /// The survivor asked is gone: the next one is asked.
     pub(super) fn tail_lost(&mut self, link: LinkId, out: &mut Vec<Effect>) {
-        let asked = |state: &super::channels::ChannelState| {
+        let asked = |state: &ChannelState| {
             state
                 .collect
                 .as_ref()
@@ -371,7 +245,7 @@ impl Hub {
             state.applied_upto.clone_from(&state.position);
             state.moved_at = self.log.end().next();
         }
-        state.horizon = goal.clone();
+        state.raise_horizon(goal.as_ref());
         if let Some(goal) = goal.filter(|goal| base != Base::Unknown && base.position() != Some(goal)) {
             let (whole, enough) = self.whole(&collect.sources, &base, &goal);
             let wanted = match mode {
@@ -471,64 +345,5 @@ impl Hub {
     /// Whether nobody is left on the list from whom an offer could come.
     fn nobody_awaited(&self) -> bool {
         self.members.all_offered() || (!self.members.is_known() && self.offers_done)
-    }
-}
-
-impl Source {
-    fn covers(&self, goal: &Position) -> bool {
-        self.covered.covers(goal) == Some(true)
-    }
-}
-
-/// The lower of two claims; of two that do not compare the first.
-fn lower(a: Base, b: Base) -> Base {
-    match (a, b) {
-        (Base::Unknown, other) | (other, Base::Unknown) => other,
-        (Base::Start, _) | (_, Base::Start) => Base::Start,
-        (Base::At(a), Base::At(b)) => {
-            if b.covers(&a) == Some(false) {
-                Base::At(b)
-            } else {
-                Base::At(a)
-            }
-        }
-    }
-}
-
-/// Order of positions within one history.
-fn number(at: &Position) -> Option<u64> {
-    match at {
-        Position::Seq { offset, .. } => Some(*offset),
-        Position::Local { n, .. } => Some(*n),
-        Position::Opaque(_) => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(offset: u64) -> Base {
-        Base::At(Position::Seq { epoch: "a".into(), offset })
-    }
-
-    #[test]
-    fn the_lowest_claim_wins_and_the_start_is_lowest() {
-        assert_eq!(lower(at(5), at(3)), at(3));
-        assert_eq!(lower(at(3), at(5)), at(3));
-        assert_eq!(lower(Base::Unknown, at(5)), at(5));
-        assert_eq!(lower(at(5), Base::Start), Base::Start);
-        let elsewhere = Base::At(Position::Opaque("x".into()));
-        assert_eq!(lower(at(5), elsewhere), at(5));
-    }
-
-    #[test]
-    fn a_source_reaches_back_only_to_where_its_ring_begins() {
-        let seq = |offset| Position::Seq { epoch: "a".into(), offset };
-        let source = |from| Source { from, covered: seq(9), streams: None };
-        assert!(source(Some(seq(4))).reaches(&at(4)));
-        assert!(!source(Some(seq(5))).reaches(&at(4)));
-        assert!(!source(Some(seq(1))).reaches(&Base::Start));
-        assert!(source(None).reaches(&Base::Start));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     Effect, Hub,
+    channels::ChannelState,
     link::{Heirship, Item, Link},
     links::{Slot, wake},
     log::To,
@@ -9,7 +10,7 @@ use super::{
 };
 use crate::{
     event::Event,
-    id::{Offset, Position, Trace},
+    id::{Offset, Trace},
     limits::HEIRS,
     message::{Body, Heir, Rank, ToSession},
 };
@@ -21,19 +22,18 @@ impl Hub {
         if self.drain.is_some() {
             return;
         }
+        let level = self.is_level();
         let eligible = |link: &Link| {
             link.remote
                 && link.is_joined()
                 && link.rank > Rank::Observer
                 && !link.conflated
                 && link.lag.is_empty()
+                && (level || link.heir.is_some())
         };
-        let (ahead, mut ranked): (Vec<_>, Vec<_>) = self
-            .links
-            .iter()
-            .filter(|(_, link)| eligible(link))
-            .partition(|(_, link)| link.heir.is_none() && self.is_ahead(link));
-        self.heirs_ahead = !ahead.is_empty();
+        self.heirs_wait = !level;
+        self.leveled |= level;
+        let mut ranked: Vec<_> = self.links.iter().filter(|(_, link)| eligible(link)).collect();
         ranked.sort_by_key(|(_, link)| (std::cmp::Reverse((link.rank, link.heir.is_some())), link.arrival));
         let chosen: Vec<Slot> = ranked.into_iter().take(HEIRS).map(|(slot, _)| slot).collect();
         let heirs: Vec<Slot> = self.links.heirs().map(|(slot, _)| slot).collect();
@@ -45,16 +45,17 @@ impl Hub {
         }
     }
 
-    /// Whether the session has seen more of a channel than this owner: what it keeps of that must not give way to the
-    /// owner's ring, as an heir's does.
-    fn is_ahead(&self, link: &Link) -> bool {
-        self.channels.iter().any(|(channel, state)| {
-            let Some(offer) = link.offer.get(channel) else { return false };
-            match &state.position {
-                Some(at) => at.covers(&offer.covered) == Some(false),
-                None => offer.covered != Position::START,
-            }
-        })
+    /// Whether this owner has everything that those who offered have seen. Before, nobody could be an up-to-date heir of
+    /// it: values may be ahead of the positions, and what a session keeps of a channel must not give way to less.
+    fn is_level(&self) -> bool {
+        let knows_all = self.complete
+            || (self.offers_done && (self.members.all_offered() || !self.members.is_known() || self.leveled));
+        let behind = |state: &ChannelState| match (&state.position, &state.horizon) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(at), Some(horizon)) => at.covers(horizon) == Some(false),
+        };
+        knows_all && self.wants.is_empty() && !self.channels.values().any(behind)
     }
 
     fn appoint(&mut self, slot: Slot, out: &mut Vec<Effect>) {

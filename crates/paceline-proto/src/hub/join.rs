@@ -6,6 +6,7 @@ use super::{
     link::{Item, Lag, Link, Phase},
     links::{Slot, is_stuck, wake},
     snapshot::{Job, Keys},
+    tails::Collect,
 };
 use crate::{
     event::Event,
@@ -207,7 +208,18 @@ impl Hub {
         }
         let at = self.log.end();
         let Some(link) = self.links.get(slot) else { return };
-        let positions = self.positions_for(link);
+        let mut positions = self.positions_for(link);
+        for (channel, state) in &self.channels {
+            if state.broken && !link.offer.contains_key(channel) {
+                // Between this position and the next message lies a gap: a newcomer begins after it.
+                positions.remove(channel);
+            }
+            // A newcomer begins where this owner stands, even while the channel may begin further back for others.
+            let own = state.collect.as_ref().and_then(Collect::own);
+            if let Some(own) = own.filter(|_| !link.offer.contains_key(channel)) {
+                positions.entry(channel.clone()).or_insert_with(|| own.clone());
+            }
+        }
         let flowing = |mode: Mode| mode == Mode::Flowing;
         let unbegun =
             self.channels.iter().filter(|(_, state)| state.position.is_none() && flowing(state.mode));

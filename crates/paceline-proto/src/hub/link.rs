@@ -27,6 +27,10 @@ pub(super) enum Phase {
 }
 
 /// Something queued for a link, in the order it is sent.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "frames, of which there are many, take the place of the few messages among them"
+)]
 #[derive(Debug)]
 pub(super) enum Item {
     Message {

@@ -4,11 +4,12 @@
 //! reports [`Input::Written`] when the socket took all of it. What is queued for a link is bounded and shares its frames
 //! with all other links.
 //!
-//! Where to read on: `channels` (an upstream message becomes frames), `links` (frames go out), `join` (a link begins and
-//! ends), `collect` and `offers` (a new owner learns what survivors know), `answers` (volatile operations), `heirs`,
-//! `conflate` (slow links), `requests` (everything else a session says).
+//! Where to read on: `channels` (an upstream message becomes frames), `values` (what they do to the cache), `links` and
+//! `write` (frames go out), `join` and `snapshot` (a link begins and ends), `collect`, `tails` and `offers` (a new owner
+//! learns what survivors know), `replay` (who is behind every ring), `answers` (volatile operations), `members` and
+//! `heirs`, `conflate` (slow links), `requests` (everything else a session says), `tick` (what time brings).
 //!
-//! **Invariant:** frames are numbered in one place, [`log`], and reach every link in that order.
+//! **Invariant:** frames are numbered in one place, `log`, and reach every link in that order.
 
 mod answers;
 mod cache;
@@ -22,9 +23,14 @@ mod links;
 mod log;
 mod members;
 mod offers;
+mod replay;
 mod requests;
 mod snapshot;
+mod tails;
+mod tick;
 mod types;
+mod values;
+mod write;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -37,7 +43,7 @@ use crate::{
     connection::Connection,
     id::{Channel, Epoch, Key, LinkId, Mark, Offset, Position, SessionId, Stream, Trace},
     limits::{OFFER_WAIT, PENDING_MAX, PING_INTERVAL},
-    message::{Body, Held, Member, Ping, Refusal, ToSession},
+    message::{Body, Held, Member, Refusal, ToSession},
     ops::{KeptOps, KnownOps},
     ring::{Floor, Rings},
     time::{Time, earliest},
@@ -45,12 +51,12 @@ use crate::{
 use answers::{Answers, HeldBack};
 use cache::{Basis, Cache, Entry};
 use channels::{ChannelState, Mode};
-use collect::Collect;
-use links::{Links, Slot};
+use links::Links;
 use log::{Log, To};
 use members::Members;
 use offers::Wants;
 use requests::{Drain, Submits};
+use tails::Collect;
 
 /// Messages queued for one link; who asks without reading is over it.
 const MESSAGES_MAX: usize = 2 * PENDING_MAX;
@@ -149,8 +155,10 @@ pub struct Hub {
     /// Who asked for a handover.
     promotes: Vec<(LinkId, u64)>,
     drain: Option<Drain>,
-    /// Somebody may become an heir once the channels have come as far as it has.
-    heirs_ahead: bool,
+    /// Heirs are appointed once the channels have come as far as those who offered.
+    heirs_wait: bool,
+    /// They had come so far once.
+    leveled: bool,
     adopted: bool,
     /// The owner held all shared state up to `carried_last`.
     complete: bool,
@@ -200,7 +208,8 @@ impl Hub {
             submits: Submits::default(),
             promotes: Vec::new(),
             drain: None,
-            heirs_ahead: false,
+            heirs_wait: false,
+            leveled: false,
             adopted: false,
             complete: carried.complete,
             carried_last: carried.last,
@@ -388,7 +397,7 @@ impl Hub {
         Carried {
             last: self.log.mark(),
             // What still waits for offers may be ahead of the cache.
-            complete: self.complete || self.offers_done,
+            complete: self.complete || self.leveled,
             stable: self.members.stable(),
             held: self.cache.iter().map(|entry| entry.held.clone()).collect(),
             positions: self.channels.iter().filter_map(position).collect(),
@@ -461,6 +470,7 @@ impl Hub {
             self.offers_done = true;
             self.adopt_waiting(out);
             self.take_held_back(out);
+            self.choose_heirs(out);
         }
     }
 
@@ -474,83 +484,5 @@ impl Hub {
         if let Some(lowest) = lowest {
             self.rewind(channel, &lowest, out);
         }
-    }
-
-    fn due(&mut self, out: &mut Vec<Effect>) {
-        self.offers_moved(out);
-        self.collect_all(out);
-        if self.now >= self.next_ping {
-            self.next_ping = self.now + PING_INTERVAL;
-            self.tick(out);
-        }
-    }
-
-    /// The one periodic duty: pings, and everything that may wait for one.
-    fn tick(&mut self, out: &mut Vec<Effect>) {
-        self.drop_stuck(out);
-        let silent = self.members.expire(self.now);
-        if !silent.is_empty() {
-            self.offers_moved(out);
-            self.collect_all(out);
-        }
-        self.members.awaited().for_each(|awaited| out.push(Effect::LookAtMember(awaited)));
-        self.log.expire(self.now);
-        self.rings.expire(self.now);
-        if let Some(upto) = self.members.acknowledged_by_all() {
-            let upto = self.settle_answers(upto);
-            self.members.settle(upto);
-            self.ops.settle(self.members.stable());
-        }
-        if self.channels.values().any(|state| state.position.is_some() && state.moved_at > self.log.end())
-            && !self.is_drained()
-        {
-            // Messages without a change moved a channel: a frame tells it.
-            let mut atom = self.log.atom(Trace::NONE);
-            atom.push(Body::Nothing, None, None, To::All);
-            self.commit(atom, out);
-        }
-        let end = self.log.end();
-        let idle = |(slot, link): (Slot, &link::Link)| {
-            let behind = link.sent < end || !link.forced.is_empty();
-            (link.is_joined() && link.queue.is_empty() && behind).then_some(slot)
-        };
-        let idle: Vec<Slot> = self.links.iter().filter_map(idle).collect();
-        idle.into_iter().for_each(|slot| self.flush(slot, false, out));
-        self.ping(out);
-        self.drained(out);
-    }
-
-    fn ping(&mut self, out: &mut Vec<Effect>) {
-        let slots: Vec<Slot> = self.links.iter().map(|(slot, _)| slot).collect();
-        let (members, ping) = (self.members.list(), self.ping_without_members());
-        for slot in slots {
-            self.ping_link(slot, ping.clone(), &members, out);
-        }
-    }
-
-    fn ping_without_members(&self) -> Ping {
-        Ping {
-            heirs: self.heirs(),
-            stable: self.members.stable(),
-            members: Vec::new(),
-            adopting: !self.adopted,
-        }
-    }
-
-    /// Queues a ping, with the list of members where it changed since the link's last one.
-    fn ping_link(&mut self, slot: Slot, mut ping: Ping, members: &[Member], out: &mut Vec<Effect>) {
-        let (at, version) = (self.log.end(), self.members.version);
-        let Some(link) = self.links.get_mut(slot) else { return };
-        let queued =
-            |item: &link::Item| matches!(item, link::Item::Message { message: ToSession::Ping(_), .. });
-        if link.queue.iter().any(queued) {
-            return;
-        }
-        if link.members_told != version {
-            link.members_told = version;
-            ping.members = members.to_vec();
-        }
-        link.push_message(at, ToSession::Ping(ping));
-        links::wake(link, out);
     }
 }

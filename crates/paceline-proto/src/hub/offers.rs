@@ -35,6 +35,10 @@ pub(super) struct Wants {
 }
 
 impl Wants {
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.ops.is_empty()
+    }
+
     pub(super) fn has(&self, key: &Key) -> bool {
         self.keys.contains_key(key)
     }
@@ -117,6 +121,9 @@ impl Hub {
         for offer in offers {
             if offer.channel.0.len() > KEY_MAX {
                 return Err("a channel name that is too long");
+            }
+            if let Some(state) = self.channels.get_mut(&offer.channel) {
+                state.raise_horizon(Some(&offer.covered));
             }
             link.offer.insert(offer.channel.clone(), offer);
         }
@@ -214,7 +221,7 @@ impl Hub {
             }
             self.value_came(slot, held, out);
         }
-        self.take_held_back(out);
+        self.values_settled(out);
         Ok(())
     }
 
@@ -354,6 +361,14 @@ impl Hub {
                 }
             }
         }
+        self.values_settled(out);
+    }
+
+    /// Fewer values are on their way: what waited for them goes on.
+    fn values_settled(&mut self, out: &mut Vec<Effect>) {
         self.take_held_back(out);
+        if self.heirs_wait {
+            self.choose_heirs(out);
+        }
     }
 }

@@ -248,6 +248,7 @@ pub struct Begin {
 }
 
 /// One piece of output for a link.
+#[expect(clippy::large_enum_variant, reason = "a piece is written at once, never stored")]
 #[derive(Debug, Clone)]
 pub enum Part {
     /// A message to encode.

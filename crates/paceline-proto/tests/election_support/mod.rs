@@ -1,6 +1,7 @@
 //! One election on the bench ([`Rig`]): its inputs are written by hand and its deadlines fired in virtual time.
 //! Several on shared files: [`group::Group`].
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 pub mod group;
 

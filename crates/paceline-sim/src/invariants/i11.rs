@@ -96,12 +96,12 @@ impl EveryEventOnceInOrder {
                 ));
             }
         }
-        if again {
-            subscription.last = Some(subscription.last.unwrap_or(0).max(number));
-        } else {
-            subscription.last = Some(number);
-            subscription.gaps.clear();
+        let last = subscription.last.unwrap_or(0);
+        if number > last || !again {
+            // Gaps that lie ahead still hold; a repetition leaves all of them.
+            subscription.gaps.retain(|(_, upto)| feed.kind.ordered() && *upto > number);
         }
+        subscription.last = Some(number.max(last));
         Ok(())
     }
 

@@ -13,8 +13,8 @@ use crate::{
 pub(super) struct FollowersGoForward {
     last: BTreeMap<SessionId, Mark>,
     shown: BTreeMap<(SessionId, Key), Place>,
-    /// How often the server had set the key back when it gave the value shown.
-    generations: BTreeMap<(SessionId, Key), u64>,
+    /// How often the server had set the key back when a Reset took the value.
+    resets: BTreeMap<(Key, Mark), u64>,
 }
 
 impl Invariant for FollowersGoForward {
@@ -47,14 +47,16 @@ impl Invariant for FollowersGoForward {
                     ));
                     return;
                 };
-                let before = self.generations.insert((*session, held.key.clone()), generation).unwrap_or(0);
-                if before > generation {
+                let reset = (held.key.clone(), held.place.reset);
+                if held.place.mark == held.place.reset {
+                    self.resets.insert(reset.clone(), generation);
+                }
+                if self.resets.get(&reset).is_some_and(|known| *known > generation) {
                     broken.push(format!("{session:?} was shown {:?} as it was before a Reset", held.key));
                 }
             }
             Fact::Unsubscribed { session, key } | Fact::Cleared { session, key } => {
                 self.shown.remove(&(*session, key.clone()));
-                self.generations.remove(&(*session, key.clone()));
             }
             _ => {}
         }

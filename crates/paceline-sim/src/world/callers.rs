@@ -14,7 +14,7 @@ use crate::{
     disk::Pid,
     fact::Fact,
     feed::Feed,
-    process::{FollowerMail, Run, Waiting},
+    process::{FollowerMail, Link, Run, Waiting},
     store::Hash,
     world::{Event, Phase, World, log},
 };
@@ -279,13 +279,25 @@ impl World {
         });
         if let Some(mark) = mark.filter(|_| held) {
             let running: Vec<Pid> = self.processes.values().filter(|p| p.alive()).map(|p| p.pid).collect();
-            let holders: Vec<Pid> =
-                running.into_iter().filter(|pid| self.tokens_held(*pid).contains(&mark)).collect();
+            let owner = self.owner_of(pid);
+            let holders: Vec<Pid> = running
+                .into_iter()
+                .filter(|pid| Some(*pid) != owner && self.tokens_held(*pid).contains(&mark))
+                .collect();
             let died = self.dead_tokens.contains(&mark);
             let holders = holders.into_iter().map(|pid| self.processes[&pid].session).collect();
             self.owed_tokens.insert(mark);
             self.tell(&Fact::OperationHeld { token: mark, holders, died });
             self.excuse_tokens();
+        }
+    }
+
+    /// Whose hub the session's link ends at.
+    fn owner_of(&self, pid: Pid) -> Option<Pid> {
+        match self.processes.get(&pid)?.link {
+            Link::None => None,
+            Link::Loopback { .. } => Some(pid),
+            Link::Remote { conn, .. } => self.net.conns.get(&conn).map(|open| open.server),
         }
     }
 

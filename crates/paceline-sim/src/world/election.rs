@@ -93,6 +93,7 @@ impl World {
                 self.mail_hub(pid, None, paceline_proto::hub::Input::PromoteRefused { why });
             }
             Effect::ResumeReign { epoch } => {
+                self.mail_socket(pid, SocketMail::Resume { epoch });
                 self.mail_outbox(pid, OutboxMail::Resume { epoch });
                 self.mail_hub(pid, Some(epoch), paceline_proto::hub::Input::Resume);
             }

@@ -366,6 +366,7 @@ impl World {
             outbox: Outbox::default(),
             upstreams: BTreeMap::new(),
             socket_epoch: Epoch::NONE,
+            socket_closed: None,
             role: Role::Joining,
             synced: false,
             election_mail: [ElectionMail::In(Input::Start)].into(),

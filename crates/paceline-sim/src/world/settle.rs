@@ -125,7 +125,7 @@ impl World {
         }
         for feed in &self.feeds {
             if feed.consumer.is_none_or(|consumer| consumer.pid != owner.pid) {
-                return Some(format!("the primary does not consume {}", feed.channel.0));
+                return Some(format!("{} is consumed by {:?}, the primary is {}", feed.channel.0, feed.consumer, owner.pid.0));
             }
         }
         None

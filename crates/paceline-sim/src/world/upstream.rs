@@ -6,7 +6,7 @@ use bytes::Bytes;
 use paceline_proto::{
     connection::{Connection, ConnectionState},
     hub::Input,
-    id::{Channel, Epoch, Place, Position, SessionId, Trace, Version},
+    id::{Channel, Epoch, Place, Position, Trace, Version},
 };
 
 use crate::{
@@ -28,23 +28,23 @@ impl World {
         let Some(mail) = process.socket_mail.pop_front() else { return };
         match mail {
             SocketMail::Open { epoch, channel, resume } => {
-                process.socket_epoch = process.socket_epoch.max(epoch);
-                if process.socket_epoch == epoch {
+                // The hub may ask after the election ended or drained its reign.
+                if process.socket_closed.is_none_or(|closed| closed < epoch) {
+                    process.socket_epoch = epoch;
                     self.open_channel(pid, &channel, resume);
                 }
             }
             SocketMail::Drain { epoch, to } => {
                 self.close_upstreams(pid, epoch);
-                self.after_drain(pid, epoch, to);
+                self.mail_outbox(pid, OutboxMail::Drain { epoch, to });
+            }
+            SocketMail::Resume { epoch } => {
+                process.socket_closed.take_if(|closed| *closed == epoch);
             }
             SocketMail::Close { epoch } => self.close_upstreams(pid, epoch),
             SocketMail::Connect { channel, token } => self.connect_upstream(pid, channel, token),
             SocketMail::Read { channel, conn } => self.read_upstream(pid, channel, conn),
         }
-    }
-
-    fn after_drain(&mut self, pid: Pid, epoch: Epoch, to: SessionId) {
-        self.mail_outbox(pid, OutboxMail::Drain { epoch, to });
     }
 
     fn open_channel(&mut self, pid: Pid, channel: &Channel, resume: Option<Position>) {
@@ -63,7 +63,8 @@ impl World {
 
     pub(super) fn close_upstreams(&mut self, pid: Pid, epoch: Epoch) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        if process.socket_epoch != epoch {
+        process.socket_closed = process.socket_closed.max(Some(epoch));
+        if process.socket_epoch > epoch {
             return;
         }
         let feeds: Vec<usize> = process.upstreams.keys().copied().collect();

@@ -106,7 +106,8 @@ pub fn check_session(
         }
     }
     let lost = |hole: &Hole| (hole.from..hole.to).find(|place| !delivered[*place]);
-    let first_lost = holes.iter().filter(|hole| !hole.told).find_map(lost).map(|place| reference.number(place));
+    let first_lost =
+        holes.iter().filter(|hole| !hole.told).find_map(lost).map(|place| reference.number(place));
     judge(log, &tally, first_lost, rules, reasons);
     tally
 }
