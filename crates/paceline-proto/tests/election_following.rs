@@ -1,5 +1,7 @@
 //! Following: what happens when the owner ends, moves, or hands over; and the kit of an heir.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 mod election_support;
 
 use std::time::Duration;

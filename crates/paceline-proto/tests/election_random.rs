@@ -57,10 +57,10 @@ impl Watcher {
     /// Half of the answers are the true ones of the moment, the others made up.
     fn input(&self, kind: u8, a: u8, b: u8) -> Input {
         let open = self.attempts.keys().nth(usize::from(a) % self.attempts.len().max(1)).copied();
-        let attempt = open.filter(|_| b % 8 != 0).unwrap_or(u64::from(a));
+        let attempt = open.filter(|_| !b.is_multiple_of(8)).unwrap_or(u64::from(a));
         let near = self.machine.epoch().0.max(self.begun.last().map_or(0, |e| e.0));
         let epoch = Epoch(near + u64::from(a % 4)).max(Epoch(1));
-        let own = self.reign.filter(|_| b % 8 != 0).unwrap_or(epoch);
+        let own = self.reign.filter(|_| !b.is_multiple_of(8)).unwrap_or(epoch);
         let session = [ME, OWNER, ANN, BOB][usize::from(a) % 4];
         let lock = [Lock::Free, Lock::Held, Lock::Held, Lock::Missing][usize::from(b) % 4];
         match kind % 32 {
@@ -75,24 +75,24 @@ impl Watcher {
             12 => Input::Eof { attempt },
             13..=15 => Input::Ping(Ping { heirs: heirs(a, b), ..ping(&[]) }),
             16..=18 => Input::Deadline { heard: Time(self.now.0.saturating_sub(u64::from(b) * 10_000_000)) },
-            19 if b % 4 == 0 => Input::KitMade(Err("full".into())),
+            19 if b.is_multiple_of(4) => Input::KitMade(Err("full".into())),
             19 => Input::KitMade(Ok(address(u64::from(a)))),
             20..=22 => Input::Claimed {
-                epoch: self.claim.filter(|_| b % 8 != 0).unwrap_or(epoch),
+                epoch: self.claim.filter(|_| !b.is_multiple_of(8)).unwrap_or(epoch),
                 result: claim_result(b),
             },
-            23 if b % 4 == 0 => Input::Adopted { epoch: own, result: Err("damaged".into()) },
+            23 if b.is_multiple_of(4) => Input::Adopted { epoch: own, result: Err("damaged".into()) },
             23 => Input::Adopted { epoch: own, result: Ok(u64::from(b)) },
             24 => Input::Fenced { epoch: own, why: "replaced".into() },
             25 => Input::StoreFailed { epoch: own, why: "fsync".into() },
-            26 if b % 2 == 0 => Input::Suspended { ms: u64::from(a) * 100 },
+            26 if b.is_multiple_of(2) => Input::Suspended { ms: u64::from(a) * 100 },
             26 => Input::OwnerStopped(b % 4 == 1),
-            27 if b % 16 == 0 => Input::Leave,
-            27 => Input::Promote { to: (b % 2 == 0).then_some(session) },
+            27 if b.is_multiple_of(16) => Input::Leave,
+            27 => Input::Promote { to: b.is_multiple_of(2).then_some(session) },
             28 => Input::Drained { last: Mark::ZERO },
             29 => Input::Go { last: Mark::ZERO },
-            30 => Input::Took { epoch, to: (b % 2 == 0).then(|| address(u64::from(a))) },
-            _ if b % 4 == 0 => Input::OwnerClosed,
+            30 => Input::Took { epoch, to: b.is_multiple_of(2).then(|| address(u64::from(a))) },
+            _ if b.is_multiple_of(4) => Input::OwnerClosed,
             _ if b % 4 == 1 => Input::Heir(b % 8 == 1),
             _ => Input::Moved { epoch, to: address(u64::from(a)) },
         }
@@ -224,10 +224,10 @@ fn claim_result(b: u8) -> ClaimResult {
 fn heirs(a: u8, b: u8) -> Vec<Heir> {
     let all: [SessionId; 3] = [ME, ANN, BOB];
     let from = usize::from(a) % 3;
-    let kit = |heir: Heir| Heir { kit: heir.kit.filter(|_| b % 5 != 0), ..heir };
-    let rank = if b % 3 == 0 { Rank::Preferred } else { Rank::Candidate };
+    let kit = |heir: Heir| Heir { kit: heir.kit.filter(|_| !b.is_multiple_of(5)), ..heir };
+    let rank = if b.is_multiple_of(3) { Rank::Preferred } else { Rank::Candidate };
     (0..usize::from(a / 3) % 3)
-        .map(|n| kit(Heir { current: b % 4 != 0, rank, ..heir(all[(from + n) % 3]) }))
+        .map(|n| kit(Heir { current: !b.is_multiple_of(4), rank, ..heir(all[(from + n) % 3]) }))
         .collect()
 }
 

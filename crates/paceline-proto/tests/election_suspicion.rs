@@ -1,5 +1,7 @@
 //! Suspicion: a frozen owner is replaced, a slow one is not, and a session that sleeps or starves replaces nobody.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 mod election_support;
 
 use election_support::{

@@ -140,8 +140,9 @@ fn deliver(
         let at_ns = now_ns();
         match delivery {
             Ok(event) => {
-                let (number, hash) = identify(&event, args)?;
-                log.push(Record::Event { number, hash, at_ns });
+                if let Some((number, hash)) = identify(&event, args)? {
+                    log.push(Record::Event { number, hash, at_ns });
+                }
             }
             Err(EventError::Gap(gap)) => {
                 log.push(Record::Gap { at_ns });
@@ -162,19 +163,21 @@ fn deliver(
     Ok(log.flush()?)
 }
 
-/// Number and fingerprint of an event: those of the built-in feed's message, or what is known of a foreign one.
-fn identify(event: &Event<IgnoredAny>, args: &SessionArgs) -> Result<(u64, u64), SessionError> {
+/// Number and fingerprint of an event: those of the built-in feed's message, or what is known of a foreign one. A
+/// message without a number in a feed that has numbers cannot be compared with anything.
+fn identify(event: &Event<IgnoredAny>, args: &SessionArgs) -> Result<Option<(u64, u64)>, SessionError> {
     if !args.foreign {
         let message: Message = serde_json::from_slice(&event.raw).map_err(io::Error::from)?;
-        return Ok((message.seq, message.fingerprint()));
+        return Ok(Some((message.seq, message.fingerprint())));
     }
     let number = match &event.position {
         Position::Seq { offset, .. } => *offset,
+        Position::Local { .. } if args.position_path.is_some() => return Ok(None),
         // Counted by the primary of an epoch: the epochs are put one after the other.
         Position::Local { epoch, n } => epoch.0 << 40 | n,
         Position::Opaque(_) => return Err(io::Error::other("the feed's positions are no numbers").into()),
     };
-    Ok((number, fingerprint_bytes(&event.raw)))
+    Ok(Some((number, fingerprint_bytes(&event.raw))))
 }
 
 fn describe(position: &Position) -> String {

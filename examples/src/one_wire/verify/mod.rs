@@ -129,8 +129,10 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(reference: &'a Reference, log: &SessionLog, rules: Rules) -> Self {
-        // A session owes nothing from before its join, but may begin earlier.
-        let next = log.joined_ns.map_or(reference.len(), |joined| reference.first_after(joined));
+        // Nothing from before its join is owed to a session, but it may begin earlier. Where it is not known when an
+        // event was published, a session begins with its first one.
+        let joined_ns = log.joined_ns.filter(|_| reference.exact_times());
+        let next = joined_ns.map_or(reference.len(), |joined| reference.first_after(joined));
         Self {
             reference,
             rules,

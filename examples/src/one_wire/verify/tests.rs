@@ -167,6 +167,20 @@ fn the_reference_of_a_foreign_feed_is_what_the_sessions_got() {
     assert_eq!(reference.find(4), None);
 }
 
+#[test]
+fn with_a_foreign_feed_a_session_begins_with_its_first_event() {
+    // Event 3 reached another session late: that says nothing about when it was published.
+    let logs = [session(events(4..=6)), session(vec![event(3), event(4), event(5), event(6)])];
+    let reference = Reference::from_sessions(logs.iter().map(|log| log.records.as_slice()));
+    let mut reasons = Vec::new();
+    for log in &logs {
+        check_session(&reference, log, RESUMABLE, &mut reasons);
+    }
+    assert_eq!(reasons, [] as [String; 0]);
+    check_session(&reference, &session(events([4, 6])), RESUMABLE, &mut reasons);
+    assert_eq!(reasons, ["s1: losses without a gap event (the first at event 5): 1"]);
+}
+
 fn versioned(version: u64, n: u64) -> Versioned {
     Versioned { version, data: serde_json::json!(n) }
 }
