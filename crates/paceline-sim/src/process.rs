@@ -10,7 +10,7 @@ use paceline_proto::{
     election::{self, ConnectFailure, Election, Role, Target},
     follower::{self, Follower},
     hub::{self, Hub, Part},
-    id::{Channel, Epoch, Key, LinkId, MutationId, Position, SessionId, Stream},
+    id::{Channel, Epoch, Key, LinkId, MutationId, Offset, Position, SessionId, Stream},
     message::{Hello, KitAddress, Member, Rank, Submit, SubmitOutcome, ToHub},
     time::Time,
 };
@@ -191,6 +191,10 @@ pub(crate) struct Owned {
     pub loopback: bool,
     pub links: BTreeSet<ConnId>,
     pub awake: BTreeSet<LinkId>,
+    /// Acknowledgements a mutant made for sessions.
+    pub promised: BTreeMap<LinkId, Offset>,
+    /// Links whose first events a mutant has shuffled.
+    pub shuffled: BTreeSet<LinkId>,
     /// Subscriptions each link asked for, as they passed.
     pub interest: BTreeMap<LinkId, Interest>,
 }

@@ -1,5 +1,5 @@
 mod common;
-use paceline_sim::{Options, Scenario, run};
+use paceline_sim::{Mutant, Options, Scenario, run};
 #[test]
 fn scratch() {
     let name = std::env::var("SC").unwrap_or_default();
@@ -15,7 +15,7 @@ fn scratch() {
     let mut steps = 0;
     for seed in start..start + n {
         let tr = std::env::var_os("TR").is_some();
-        let r = run(seed, &scenario, Options { trace: tr, mutant: None });
+        let r = run(seed, &scenario, Options { trace: tr, mutant: Mutant::ALL.into_iter().find(|m| std::env::var("MUT").is_ok_and(|w| format!("{m:?}") == w)) });
         if tr {
             println!("{}", r.trace.join("\n"));
         }

@@ -175,6 +175,11 @@ impl Fleet {
         Ok(())
     }
 
+    /// Whether the feed is the built-in one.
+    pub fn has_feed(&self) -> bool {
+        self.feed.is_some()
+    }
+
     /// Whether the feed told its port.
     pub fn feed_listens(&self) -> bool {
         self.port.is_some()

@@ -278,9 +278,10 @@ impl Follower {
             self.answered(asked);
         }
         if first {
-            // What only an heir of the previous owner holds was offered by now.
+            // What only an heir of the previous owner holds was offered by now; it is kept until another session is known
+            // to hold it.
             self.complete = false;
-            self.keep_interest_only();
+            self.spare = true;
             out.push(Effect::Synced { at });
         }
         self.acknowledge(out);

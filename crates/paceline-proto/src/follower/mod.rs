@@ -75,6 +75,8 @@ pub struct Follower {
     ops: KeptOps,
     connections: BTreeMap<Arc<str>, Connection>,
     heir: bool,
+    /// Values beyond the own interest are held, from a time as heir.
+    spare: bool,
     /// Everything of the group up to `last` is held.
     complete: bool,
     stable: Mark,
@@ -102,6 +104,7 @@ impl Follower {
             ops: KeptOps::default(),
             connections: BTreeMap::new(),
             heir: false,
+            spare: false,
             complete: false,
             stable: Mark::ZERO,
             members: Vec::new(),
@@ -346,6 +349,10 @@ impl Follower {
     }
 
     fn ping(&mut self, mut ping: crate::message::Ping, out: &mut Vec<Effect>) {
+        if self.spare && !self.heir && ping.heirs.iter().any(|heir| heir.current) {
+            self.spare = false;
+            self.keep_interest_only();
+        }
         if ping.members.is_empty() {
             ping.members.clone_from(&self.members);
         } else {
@@ -362,7 +369,7 @@ impl Follower {
     fn dismissed(&mut self, out: &mut Vec<Effect>) {
         self.heir = false;
         self.complete = false;
-        self.keep_interest_only();
+        self.spare = true;
         out.push(Effect::Heir(false));
     }
 

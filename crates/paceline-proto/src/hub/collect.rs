@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     event::Event,
-    id::{Channel, LinkId, Position, Stream, Trace},
+    id::{Channel, LinkId, Mark, Position, Stream, Trace},
     limits::{KEY_MAX, RING_BYTES, RING_FRAMES, VALUE_MAX},
     message::{Body, ChannelOffer, Gap, GapCause, HeldEvent, ToSession},
     ring::{Floor, Kept},
@@ -54,7 +54,14 @@ impl Hub {
         for offer in joined.chain(self.members.stood(channel)) {
             base = lower(base, Base::of(&offer.covered));
         }
-        base
+        let followed = |last: Mark| last != Mark::ZERO && last.epoch != self.epoch;
+        let waited = followed(self.carried_last) && !self.own_streams.is_empty()
+            || self.links.iter().any(|(_, link)| followed(link.last) && !link.streams.is_empty());
+        match base {
+            // Somebody followed an owner that could not say where the channel stood.
+            Base::Unknown if waited => Base::Start,
+            base => base,
+        }
     }
 
     /// The furthest place anybody reached, as far as it compares with the base.

@@ -221,8 +221,12 @@ impl Hub {
             }
         }
         let flowing = |mode: Mode| mode == Mode::Flowing;
-        let unbegun =
-            self.channels.iter().filter(|(_, state)| state.position.is_none() && flowing(state.mode));
+        // An owner that does not know who was there before it cannot say that a channel has not begun.
+        let known = self.members.is_known();
+        let unbegun = self
+            .channels
+            .iter()
+            .filter(|(_, state)| known && state.position.is_none() && flowing(state.mode));
         let job = Job {
             keys: Keys::Interest,
             kept: kept.into(),

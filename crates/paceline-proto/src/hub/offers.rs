@@ -6,7 +6,7 @@ use super::{
     Effect, Hub,
     cache::{Basis, Entry},
     links::Slot,
-    log::To,
+    log::{Atom, To},
 };
 use crate::{
     event::Event,
@@ -161,7 +161,14 @@ impl Hub {
                 return Err("an operation from the future");
             }
             // Operations of this reign began here.
-            if mark.epoch >= self.epoch || self.knows_op(mark, &op) {
+            if mark.epoch >= self.epoch {
+                continue;
+            }
+            if self.has_effect(&op) && !self.ops.knows(op.id) {
+                self.note_op(op, out);
+                continue;
+            }
+            if self.knows_op(mark, &op) {
                 continue;
             }
             match self.wants.keys.get_mut(op.operation.key()) {
@@ -196,6 +203,11 @@ impl Hub {
     }
 
     fn adopt(&mut self, mark: Mark, op: HeldOp, from: SessionId, out: &mut Vec<Effect>) {
+        if self.has_effect(&op) && !self.ops.knows(op.id) {
+            // It came with a value, and only its survivor knew.
+            self.note_op(op, out);
+            return;
+        }
         if !self.knows_op(mark, &op) {
             self.adopt_op(mark, op, out);
             out.push(Effect::Event(Event::OperationAdopted { from }));
@@ -242,7 +254,7 @@ impl Hub {
         ops.extend::<Vec<_>>(of_key);
         let orphan = self.cache.get(&held.key).is_some_and(|entry| entry.orphan);
         if is_held && orphan {
-            self.put_below(slot, held, out);
+            self.put_below(slot, held, &mut ops, out);
         } else if is_held && wins {
             self.take_winner(slot, held, &mut ops, out);
             out.push(Effect::Event(Event::WinnerRepublished { from: session }));
@@ -273,15 +285,8 @@ impl Hub {
         };
         let mut atom = self.log.atom(Trace::NONE);
         atom.push(Body::Value(held), None, None, To::All);
-        let mut kept = Vec::new();
-        ops.retain(|(_, op, _)| {
-            let included = entry.has_op(op.id);
-            if included {
-                kept.push((atom.mark(), op.clone()));
-                atom.push(Body::Nothing, None, Some(op.clone()), To::All);
-            }
-            !included
-        });
+        let included = ops.extract_if(.., |(_, op, _)| entry.has_op(op.id)).collect();
+        self.send_ids(&mut atom, included);
         // What this owner holds and the survivor's value lacks happened in another line of owners.
         let lacking: Vec<(Mark, HeldOp)> = self
             .ops
@@ -291,7 +296,6 @@ impl Hub {
             .collect();
         let set_at = entry.set_at;
         self.cache.insert(entry);
-        kept.into_iter().for_each(|(mark, op)| self.keep_op(mark, op));
         self.commit(atom, out);
         for (mark, op) in lacking {
             let sets = matches!(op.operation, Operation::Set { .. } | Operation::CompareSet { .. });
@@ -301,8 +305,22 @@ impl Hub {
         }
     }
 
+    /// The ids of operations whose effect is in the value before them, for everybody who gets that.
+    fn send_ids(&mut self, atom: &mut Atom, ops: Vec<(Mark, HeldOp, SessionId)>) {
+        for (_, op, _) in ops.into_iter().filter(|(_, op, _)| !self.ops.knows(op.id)).collect::<Vec<_>>() {
+            self.keep_op(atom.mark(), op.clone());
+            atom.push(Body::Nothing, None, Some(op), To::All);
+        }
+    }
+
     /// A value that lies below what operations of this reign made of nothing: they are carried out on it once more.
-    fn put_below(&mut self, slot: Slot, held: Held, out: &mut Vec<Effect>) {
+    fn put_below(
+        &mut self,
+        slot: Slot,
+        held: Held,
+        ops: &mut Vec<(Mark, HeldOp, SessionId)>,
+        out: &mut Vec<Effect>,
+    ) {
         let applied = self.links.get(slot).map(|link| link.applied.clone());
         let Some(entry) = self.cache.get_mut(&held.key) else { return };
         let place = &mut entry.held.place;
@@ -310,9 +328,10 @@ impl Hub {
         place.reset = place.reset.max(held.place.reset);
         (entry.orphan, entry.ops) = (false, applied);
         let (version, mut value) = (place.version.clone(), held.value);
+        let came_along = ops.extract_if(.., |(_, op, _)| entry.has_op(op.id)).collect();
         let included: Vec<bool> = self.ops.of_key(&held.key).map(|(_, op)| entry.has_op(op.id)).collect();
-        let ops = self.ops.of_key(&held.key).zip(included);
-        for ((_, op), _) in ops.filter(|((mark, _), included)| mark.epoch == self.epoch && !included) {
+        let again = self.ops.of_key(&held.key).zip(included);
+        for ((_, op), _) in again.filter(|((mark, _), included)| mark.epoch == self.epoch && !included) {
             match &op.operation {
                 Operation::Set { value: set, .. } | Operation::CompareSet { value: set, .. } => {
                     value = set.clone()
@@ -327,6 +346,7 @@ impl Hub {
         if !value.is_empty() && value.len() <= VALUE_MAX {
             let mut atom = self.log.atom(Trace::NONE);
             self.install(&mut atom, held.key, value, version, None, None, true);
+            self.send_ids(&mut atom, came_along);
             self.commit(atom, out);
         }
     }

@@ -126,6 +126,8 @@ impl World {
             loopback: false,
             links: [].into(),
             awake: [].into(),
+            promised: [].into(),
+            shuffled: [].into(),
             interest: [].into(),
         });
         process.pending.extend(out.into_iter().map(|effect| Pending::Hub { epoch, effect }));
@@ -200,6 +202,7 @@ impl World {
             Some(ToHub::Hello(hello)) if !linked => self.greeted(pid, conn, hello),
             Some(_) if !linked => self.close_server_end(conn),
             Some(message) => {
+                let message = self.tamper_read(pid, link, message);
                 self.note_interest(pid, link, &message);
                 self.drive_hub(pid, Input::Message { link, message });
                 if let Some(open) = self.net.conns.get(&conn)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use paceline_proto::{
     follower::{self, Effect},
     hub::{Carried, Input, Kept, Part},
-    id::{Channel, LinkId, Mark, Position},
+    id::{Channel, LinkId, Mark, Offset, Position},
     message::{Body, Frame, HeldEvent, Shared, ToHub, ToSession},
 };
 
@@ -83,27 +83,58 @@ impl World {
             Some(Mutant::ConflationDropsOperationIds) => {
                 parts.into_iter().map(without_operation_ids).collect()
             }
-            Some(Mutant::NewerEventsBeforeTail) => {
-                for part in &parts {
-                    if let Part::Message(ToSession::WantTail { channel, .. }) = part {
-                        let message = ToHub::Tail { channel: channel.clone(), events: Vec::new(), end: true };
-                        self.inject(pid, link, message);
-                    }
-                }
-                parts
-            }
+            Some(Mutant::NewerEventsBeforeTail) => parts.into_iter().map(|part| self.newest_first(pid, link, part)).collect(),
             Some(Mutant::VolatileAcknowledgedWhenWritten) => {
                 for part in &parts {
                     if let Part::Batch { header, .. } = part
                         && header.ack_now
                         && link != LinkId(0)
                     {
+                        self.promise(pid, link, header.upto);
                         self.inject(pid, link, ToHub::Ack(header.upto));
                     }
                 }
                 parts
             }
             _ => parts,
+        }
+    }
+
+    /// In the first batch of a reign with several events of a channel (the tail, then what is new) the newest comes
+    /// first.
+    fn newest_first(&mut self, pid: Pid, link: LinkId, part: Part) -> Part {
+        let Part::Batch { header, mut frames } = part else { return part };
+        let channel = |shared: &Arc<Shared>| match (&shared.frame.body, &shared.frame.origin) {
+            (Body::Event { .. }, Some((channel, _))) => Some(channel.clone()),
+            _ => None,
+        };
+        let events: Vec<usize> = (0..frames.len()).filter(|n| channel(&frames[*n]).is_some()).collect();
+        let owned = self.processes.get_mut(&pid).and_then(|process| process.owned.as_mut());
+        if let (Some(&first), Some(&last), Some(owned)) = (events.first(), events.last(), owned)
+            && first != last
+            && channel(&frames[first]) == channel(&frames[last])
+            && owned.shuffled.insert(link)
+        {
+            let (old, new) = (frames[first].frame.clone(), frames[last].frame.clone());
+            frames[first] = Shared::new(Frame { body: new.body, origin: new.origin, ..old.clone() });
+            frames[last] = Shared::new(Frame { body: old.body, origin: old.origin, ..new });
+        }
+        Part::Batch { header, frames }
+    }
+
+    /// From here on the session's own acknowledgements do not fall behind the one made for it.
+    fn promise(&mut self, pid: Pid, link: LinkId, upto: Offset) {
+        if let Some(owned) = self.processes.get_mut(&pid).and_then(|process| process.owned.as_mut()) {
+            owned.promised.insert(link, upto);
+        }
+    }
+
+    /// What a hub reads from a link.
+    pub(super) fn tamper_read(&self, pid: Pid, link: LinkId, message: ToHub) -> ToHub {
+        let owned = self.processes.get(&pid).and_then(|process| process.owned.as_ref());
+        match (message, owned.and_then(|owned| owned.promised.get(&link))) {
+            (ToHub::Ack(upto), Some(promised)) => ToHub::Ack(upto.max(*promised)),
+            (message, _) => message,
         }
     }
 
@@ -124,20 +155,21 @@ impl World {
         }
     }
 
-    /// A follower that delivers whatever comes.
+    /// A follower that delivers whatever comes: what it would drop as old is delivered all the same.
     pub(super) fn tamper_delivery(&self, pid: Pid, frame: &Frame, effects: &mut Vec<Effect>) {
         if !self.is(Mutant::NoDedupeByPosition) {
             return;
         }
-        let (Body::Event { stream, data }, Some(origin)) = (&frame.body, &frame.origin) else { return };
-        let delivered = effects.iter().any(|effect| matches!(effect, Effect::Deliver(_)));
+        let (Body::Event { stream, data }, Some((channel, position))) = (&frame.body, &frame.origin) else { return };
         let Some(process) = self.processes.get(&pid) else { return };
-        if delivered || !process.caller.streams.contains(stream) {
+        let covered = process.follower.covered().find(|(own, _)| *own == channel).map(|(_, at)| at);
+        let old = covered.is_some_and(|at| at.covers(position) == Some(true));
+        if !old || !process.caller.streams.contains(stream) {
             return;
         }
         let mark = Mark::new(process.follower.hello_last().epoch, frame.offset);
-        let event = HeldEvent { mark, origin: origin.clone(), stream: stream.clone(), data: data.clone() };
-        effects.push(Effect::Deliver(event));
+        let origin = (channel.clone(), position.clone());
+        effects.push(Effect::Deliver(HeldEvent { mark, origin, stream: stream.clone(), data: data.clone() }));
     }
 }
 
@@ -166,6 +198,9 @@ fn without_operation_ids(part: Part) -> Part {
     match part {
         Part::Message(ToSession::Snapshot(mut snapshot)) => {
             snapshot.ops.clear();
+            if let Some(end) = &mut snapshot.end {
+                end.applied.clear();
+            }
             Part::Message(ToSession::Snapshot(snapshot))
         }
         Part::Batch { header, frames } if header.conflated => {

@@ -124,17 +124,18 @@ impl Parent {
         let fleet = &mut self.fleet;
         let members = fleet.running();
         self.survivors.clone_from(&members);
-        if self.args.url.is_none() {
-            fleet.pause_feed().await;
-            fleet.until(END_LIMIT, |fleet| fleet.paused.is_some()).await;
-            if let Some(last) = fleet.paused.as_ref().map(|paused| paused.seq) {
-                let arrived =
-                    |fleet: &Fleet| members.iter().all(|i| fleet.members[*i].progress().last >= last);
-                // What did not arrive shows in the comparison.
-                fleet.until(END_LIMIT, arrived).await;
-            }
-            self.final_values(&members).await;
-        }
+        fleet.pause_feed().await;
+        fleet.until(END_LIMIT, |fleet| fleet.paused.is_some() || !fleet.has_feed()).await;
+        let farthest = members.iter().map(|index| fleet.members[*index].progress().last).max();
+        // A foreign feed does not pause: there, all sessions must get as far as any of them is now.
+        let last = fleet.paused.as_ref().map(|paused| paused.seq).or(farthest).unwrap_or_default();
+        // What does not arrive shows in the comparison.
+        fleet
+            .until(END_LIMIT, |fleet| {
+                members.iter().all(|index| fleet.members[*index].progress().last >= last)
+            })
+            .await;
+        self.final_values(&members).await;
         let fleet = &mut self.fleet;
         for index in &members {
             fleet.command(*index, SessionCommand::Leave).await;
