@@ -73,6 +73,15 @@ impl KeptOps {
         }
     }
 
+    pub(crate) fn knows_run(&self, session: SessionId, first: u64, last: u64) -> bool {
+        let runs = self.known.sessions.get(&session).map(|(_, seqs)| seqs.runs());
+        runs.is_some_and(|runs| runs.iter().any(|run| run.0 <= first && last <= run.1))
+    }
+
+    pub(crate) fn note_run(&mut self, session: SessionId, first: u64, last: u64, mark: Mark) {
+        self.known.note(session, first, last, mark);
+    }
+
     /// Whether the operation took effect, however long ago.
     pub(crate) fn knows(&self, id: OpId) -> bool {
         self.known.has(id)

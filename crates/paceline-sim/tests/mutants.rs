@@ -29,12 +29,12 @@ fn stopping_at(point: Point) -> Scenario {
 
 #[test]
 fn fence_without_second_half() {
-    caught(Mutant::FenceWithoutSecondHalf, &Scenario::fence(), 0, &["I1", "I3"]);
+    caught(Mutant::FenceWithoutSecondHalf, &Scenario::fence(), 4, &["I1", "I3"]);
 }
 
 #[test]
 fn fence_halves_swapped() {
-    caught(Mutant::FenceHalvesSwapped, &stopping_at(Point::FenceHalf), 0, &["I1", "I3"]);
+    caught(Mutant::FenceHalvesSwapped, &stopping_at(Point::FenceHalf), 17, &["I1", "I3"]);
 }
 
 #[test]
@@ -44,12 +44,12 @@ fn claims_collected_descending() {
 
 #[test]
 fn no_relist_after_link() {
-    caught(Mutant::NoRelistAfterLink, &stopping_at(Point::Listed), 0, &["I1", "I2", "I3"]);
+    caught(Mutant::NoRelistAfterLink, &stopping_at(Point::Listed), 5, &["I1", "I2", "I3"]);
 }
 
 #[test]
 fn adoption_without_bound() {
-    caught(Mutant::AdoptionWithoutBound, &stopping_at(Point::FenceHalf), 0, &["I1", "I4"]);
+    caught(Mutant::AdoptionWithoutBound, &stopping_at(Point::FenceHalf), 6, &["I1", "I4"]);
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn read_before_claim() {
 
 #[test]
 fn no_completeness_mark() {
-    caught(Mutant::NoCompletenessMark, &Scenario::fence(), 0, &["I1"]);
+    caught(Mutant::NoCompletenessMark, &Scenario::fence(), 1, &["I1"]);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn fence_before_commit() {
 
 #[test]
 fn predecessor_deleted_while_fenced() {
-    caught(Mutant::PredecessorDeletedWhileFenced, &stopping_at(Point::FenceChecked), 0, &["I1"]);
+    caught(Mutant::PredecessorDeletedWhileFenced, &stopping_at(Point::FenceChecked), 12, &["I1"]);
 }
 
 #[test]
@@ -84,5 +84,54 @@ fn complete_before_directory_sync() {
 
 #[test]
 fn adopted_rows_unsynced() {
-    caught(Mutant::AdoptedRowsUnsynced, &Scenario::power(), 0, &["I1"]);
+    caught(Mutant::AdoptedRowsUnsynced, &Scenario::power(), 34, &["I1"]);
+}
+
+#[test]
+fn resume_at_best_position() {
+    caught(Mutant::ResumeAtBestPosition, &Scenario::chaos(), 1, &["I11"]);
+}
+
+#[test]
+fn newer_events_before_tail() {
+    caught(Mutant::NewerEventsBeforeTail, &Scenario::kills(), 3, &["I11"]);
+}
+
+#[test]
+fn no_dedupe_by_position() {
+    caught(Mutant::NoDedupeByPosition, &Scenario::chaos(), 1, &["I11"]);
+}
+
+#[test]
+fn frames_dropped_at_once() {
+    caught(Mutant::FramesDroppedAtOnce, &Scenario::kills(), 0, &["I11"]);
+}
+
+#[test]
+fn no_gap() {
+    caught(Mutant::NoGap, &Scenario::kills(), 0, &["I11"]);
+}
+
+#[test]
+fn volatile_acknowledged_when_written() {
+    caught(Mutant::VolatileAcknowledgedWhenWritten, &Scenario::operations(), 0, &["volatile"]);
+}
+
+#[test]
+fn conflation_drops_operation_ids() {
+    caught(Mutant::ConflationDropsOperationIds, &Scenario::operations(), 1, &["volatile"]);
+}
+
+#[test]
+fn reset_not_remembered() {
+    caught(Mutant::ResetNotRemembered, &Scenario::upstreams(), 3, &["I7", "liveness"]);
+}
+
+/// A mutant without a test would prove nothing.
+#[test]
+fn every_mutant_has_its_test() {
+    let source = include_str!("mutants.rs");
+    for mutant in Mutant::ALL {
+        assert!(source.contains(&format!("caught(Mutant::{mutant:?},")), "{mutant:?} has no test");
+    }
 }

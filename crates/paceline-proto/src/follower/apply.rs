@@ -211,6 +211,7 @@ impl Follower {
                 out.push(Effect::Clear(held.key.clone()));
             }
         }
+        self.spare.remove(&held.key);
         self.held.insert(held.key.clone(), Entry { held, changed });
     }
 
@@ -252,6 +253,7 @@ impl Follower {
         let complete = end.complete && self.heir;
         if complete {
             self.rings.clear();
+            self.spare.clear();
         }
         let mut reached = BTreeMap::new();
         for chunk in std::mem::take(&mut self.staged) {
@@ -278,10 +280,8 @@ impl Follower {
             self.answered(asked);
         }
         if first {
-            // What only an heir of the previous owner holds was offered by now; it is kept until another session is known
-            // to hold it.
             self.complete = false;
-            self.spare = true;
+            self.keep_interest_only();
             out.push(Effect::Synced { at });
         }
         self.acknowledge(out);

@@ -19,7 +19,7 @@ pub use types::*;
 use crate::{
     connection::Connection,
     event::Event,
-    id::{Channel, Epoch, Key, Mark, Position, Stream},
+    id::{Channel, Epoch, Key, Mark, Position, SessionId, Stream},
     limits::{ACK_FRAMES, ACK_INTERVAL, KEY_MAX},
     message::{Held, Member, Snapshot, ToHub, ToSession, Welcome},
     ops::KeptOps,
@@ -61,10 +61,14 @@ struct Asked {
 /// The machine.
 #[derive(Debug)]
 pub struct Follower {
+    session: SessionId,
     link: Link,
     epoch: Epoch,
     last: Mark,
     held: BTreeMap<Key, Entry>,
+    /// Values beyond the own interest from a time as heir, no longer kept up to date. They are kept and offered until
+    /// somebody else is known to hold everything.
+    spare: BTreeMap<Key, Entry>,
     /// Subscribed keys; true once a snapshot with the key is complete.
     keys: BTreeMap<Key, bool>,
     streams: BTreeMap<Stream, bool>,
@@ -75,8 +79,6 @@ pub struct Follower {
     ops: KeptOps,
     connections: BTreeMap<Arc<str>, Connection>,
     heir: bool,
-    /// Values beyond the own interest are held, from a time as heir.
-    spare: bool,
     /// Everything of the group up to `last` is held.
     complete: bool,
     stable: Mark,
@@ -92,10 +94,12 @@ impl Follower {
     /// A session that has not followed anybody yet.
     pub fn new(config: Config) -> Self {
         Self {
+            session: config.session,
             link: Link::Lost,
             epoch: Epoch::NONE,
             last: Mark::ZERO,
             held: BTreeMap::new(),
+            spare: BTreeMap::new(),
             keys: BTreeMap::new(),
             streams: BTreeMap::new(),
             asked: VecDeque::new(),
@@ -104,7 +108,6 @@ impl Follower {
             ops: KeptOps::default(),
             connections: BTreeMap::new(),
             heir: false,
-            spare: false,
             complete: false,
             stable: Mark::ZERO,
             members: Vec::new(),
@@ -349,9 +352,8 @@ impl Follower {
     }
 
     fn ping(&mut self, mut ping: crate::message::Ping, out: &mut Vec<Effect>) {
-        if self.spare && !self.heir && ping.heirs.iter().any(|heir| heir.current) {
-            self.spare = false;
-            self.keep_interest_only();
+        if !self.heir && ping.heirs.iter().any(|heir| heir.current && heir.session != self.session) {
+            self.spare.clear();
         }
         if ping.members.is_empty() {
             ping.members.clone_from(&self.members);
@@ -369,14 +371,17 @@ impl Follower {
     fn dismissed(&mut self, out: &mut Vec<Effect>) {
         self.heir = false;
         self.complete = false;
-        self.spare = true;
+        self.keep_interest_only();
         out.push(Effect::Heir(false));
     }
 
-    /// Drops values that only an heir keeps.
+    /// Puts values aside that only an heir keeps.
     fn keep_interest_only(&mut self) {
-        let keys = &self.keys;
-        self.held.retain(|key, _| keys.contains_key(key));
+        let all = std::mem::take(&mut self.held);
+        let (held, aside): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            all.into_iter().partition(|(key, _)| self.keys.contains_key(key));
+        self.held = held;
+        self.spare.extend(aside);
     }
 
     fn due(&mut self, now: Time, out: &mut Vec<Effect>) {

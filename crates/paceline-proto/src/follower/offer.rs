@@ -18,6 +18,7 @@ impl Follower {
             complete: self.complete,
             stable: self.stable,
             held: self.held.values().map(|entry| entry.held.clone()).collect(),
+            spare: self.spare.values().map(|entry| entry.held.clone()).collect(),
             positions: self.covered.iter().map(|(channel, at)| (channel.clone(), at.clone())).collect(),
             streams: self.streams.keys().cloned().collect(),
             kept: self.rings.iter().cloned().collect(),
@@ -30,7 +31,11 @@ impl Follower {
 
     /// Offers, after Welcome: keys changed since `since`, channels, operations.
     pub(super) fn offer(&self, since: Option<Mark>, out: &mut Vec<Effect>) {
-        let changed = self.held.values().filter(|entry| since.is_none_or(|since| entry.changed > since));
+        let changed = self
+            .held
+            .values()
+            .chain(self.spare.values())
+            .filter(|entry| since.is_none_or(|since| entry.changed > since));
         let keys = changed.map(|entry| {
             let Held { key, place, hash, .. } = &entry.held;
             KeyOffer { key: key.clone(), place: place.clone(), hash: *hash }
@@ -84,7 +89,7 @@ impl Follower {
 
     pub(super) fn give_values(&self, keys: Vec<Key>, out: &mut Vec<Effect>) {
         // A key dropped since it was offered is answered too, so that the owner does not wait for it.
-        let values = keys.into_iter().map(|key| match self.held.get(&key) {
+        let values = keys.into_iter().map(|key| match self.held.get(&key).or_else(|| self.spare.get(&key)) {
             Some(entry) => entry.held.clone(),
             None => {
                 let place = Place { reset: Mark::ZERO, version: Version::None, mark: Mark::ZERO };

@@ -25,6 +25,8 @@ pub(super) enum Mode {
 /// A message that waits.
 #[derive(Debug)]
 pub(super) struct Buffered {
+    /// The upstream reconnected before it and may have lost what lay between.
+    reconnected: bool,
     position: Option<Position>,
     changes: Vec<Change>,
     trace: Trace,
@@ -56,6 +58,8 @@ pub(super) struct ChannelState {
     pub(super) horizon: Option<Position>,
     pub(super) collect: Option<Collect>,
     pub(super) buffer: VecDeque<Buffered>,
+    /// The upstream reconnected after the last buffered message.
+    reconnected: bool,
     pub(super) buffered: usize,
 }
 
@@ -86,6 +90,7 @@ impl ChannelState {
             horizon: None,
             collect: None,
             buffer: VecDeque::new(),
+            reconnected: false,
             buffered: 0,
         }
     }
@@ -148,7 +153,8 @@ impl Hub {
         }
         let size = 64 + changes.iter().map(change_size).sum::<usize>();
         state.buffered += size;
-        state.buffer.push_back(Buffered { position, changes, trace, size });
+        let reconnected = std::mem::take(&mut state.reconnected);
+        state.buffer.push_back(Buffered { reconnected, position, changes, trace, size });
         if state.buffer.len() > RING_FRAMES || state.buffered > RING_BYTES {
             out.push(Effect::Event(Event::LimitReached { limit: "RING_FRAMES" }));
             self.finish_collecting(&channel, out);
@@ -160,7 +166,13 @@ impl Hub {
             && let Some(message) = state.buffer.pop_front()
         {
             state.buffered -= message.size;
+            if message.reconnected {
+                self.lose_continuity(channel, out);
+            }
             self.publish_now(channel, message.position, message.changes, message.trace, out);
+        }
+        if self.channels.get_mut(channel).is_some_and(|state| std::mem::take(&mut state.reconnected)) {
+            self.lose_continuity(channel, out);
         }
     }
 
@@ -317,6 +329,7 @@ impl Hub {
         state.opened = true;
         let asked = state.opening.take().flatten();
         if state.mode != Mode::Flowing {
+            state.reconnected |= !resumed && !state.buffer.is_empty();
             return;
         }
         if resumed {

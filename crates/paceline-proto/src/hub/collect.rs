@@ -265,6 +265,7 @@ impl Hub {
                 self.publish_collected(channel, collect, &base, goal, whole, out);
             }
         }
+        self.show_incomparable(channel, out);
         let Some(state) = self.channels.get_mut(channel) else { return };
         if base == Base::Start && state.position.is_none() && mode != Mode::Flowing {
             // Somebody waited for its first message, and nobody knows whether it came meanwhile.
@@ -284,6 +285,29 @@ impl Hub {
         }
         self.publish_buffered(channel, out);
         self.choose_heirs(out);
+    }
+
+    /// Who stands somewhere that does not compare with where the channel goes on can only go on from there as well.
+    fn show_incomparable(&mut self, channel: &Channel, out: &mut Vec<Effect>) {
+        let Some(position) = self.channels.get(channel).and_then(|state| state.position.clone()) else {
+            return;
+        };
+        let lost = |offer: &ChannelOffer| {
+            offer.covered != Position::START && offer.covered.covers(&position).is_none()
+        };
+        let lost: Vec<(Slot, Position)> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.is_joined() && !link.streams.is_empty())
+            .filter_map(|(slot, link)| Some((slot, link.offer.get(channel).filter(|offer| lost(offer))?)))
+            .filter(|(slot, _)| self.links.get(*slot).is_some_and(|link| !link.told.contains_key(channel)))
+            .map(|(slot, offer)| (slot, offer.covered.clone()))
+            .collect();
+        for (slot, after) in lost {
+            let upto = Some(position.clone());
+            let gap = Gap { channel: channel.clone(), after: Some(after), upto, why: GapCause::Resync };
+            self.private_gap(slot, gap, out);
+        }
     }
 
     /// Publishes collected events after the base, in order; links that miss streams of them are shown a gap first.

@@ -154,6 +154,7 @@ impl Hub {
         if let Some(member) = self.members.get_mut(session) {
             member.offered = true;
         }
+        self.take_settled_ids(slot, out);
         if delta {
             self.send_delta(slot, out);
         } else {

@@ -7,7 +7,7 @@ use std::{
 
 use super::{cache::AppliedOps, conflate::Round, snapshot::Job};
 use crate::{
-    id::{Channel, Key, LinkId, Mark, Offset, Position, SessionId, Stream},
+    id::{Channel, Key, LinkId, Mark, Offset, OpId, Position, SessionId, Stream},
     limits::{LINK_PATIENCE, LINK_QUEUE_BURST, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES},
     message::{ChannelOffer, Hello, KitAddress, Rank, Shared, ToSession},
     ring::Streams,
@@ -125,6 +125,8 @@ pub(super) struct Link {
     pub(super) waiting: (usize, usize),
     /// Operations whose effect is in the values it offered.
     pub(super) applied: Arc<AppliedOps>,
+    /// Those of them that it still keeps and offered.
+    pub(super) ops_offered: BTreeSet<OpId>,
     /// Keys wanted from its offer.
     pub(super) wanted: usize,
     /// Version of the member list it was told last.
@@ -166,6 +168,7 @@ impl Link {
             woken: false,
             waiting: (0, 0),
             applied: Arc::default(),
+            ops_offered: BTreeSet::new(),
             wanted: 0,
             members_told: 0,
         }

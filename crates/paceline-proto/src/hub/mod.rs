@@ -233,9 +233,10 @@ impl Hub {
     }
 
     fn take_over(&mut self, carried: Carried) {
-        for held in carried.held {
+        let basis = Some(self.carried_basis.clone());
+        let held = carried.held.into_iter().map(|held| (held, basis.clone()));
+        for (held, basis) in carried.spare.into_iter().map(|held| (held, None)).chain(held) {
             let set_at = held.place.mark;
-            let basis = Some(self.carried_basis.clone());
             self.cache.insert(Entry { held, set_at, written: None, basis, ops: None, orphan: false });
         }
         for (channel, ring) in carried.rings {
@@ -400,6 +401,7 @@ impl Hub {
             complete: self.complete || self.leveled,
             stable: self.members.stable(),
             held: self.cache.iter().map(|entry| entry.held.clone()).collect(),
+            spare: Vec::new(),
             positions: self.channels.iter().filter_map(position).collect(),
             streams: self.own_streams.iter().cloned().collect(),
             kept: self.rings.iter().cloned().collect(),

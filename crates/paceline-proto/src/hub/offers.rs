@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     event::Event,
-    id::{Key, LinkId, Mark, Place, SessionId, Trace, Version},
+    id::{Key, LinkId, Mark, OpId, Place, SessionId, Trace, Version},
     limits::{CHUNK_ITEMS, INTEREST_MAX, KEY_MAX, RING_FRAMES, SESSIONS_MAX, VALUE_MAX},
     message::{Applied, Body, ChannelOffer, Held, HeldOp, KeyOffer, Operation, ToSession},
 };
@@ -106,6 +106,31 @@ impl Hub {
         }
     }
 
+    /// Ids whose bytes a survivor does not keep any more: what they did was everybody's. Heirs of now would never hear of
+    /// them, so they begin anew.
+    pub(super) fn take_settled_ids(&mut self, slot: Slot, out: &mut Vec<Effect>) {
+        let Some(link) = self.links.get_mut(slot) else { return };
+        let offered = std::mem::take(&mut link.ops_offered);
+        let mut news = false;
+        for (&session, seqs) in link.applied.iter() {
+            for &(first, last) in seqs.runs() {
+                let of_session = OpId { session, seq: first }..=OpId { session, seq: last };
+                let kept: Vec<u64> = offered.range(of_session).map(|id| id.seq).collect();
+                for (first, last) in without(first, last, &kept) {
+                    if !self.ops.knows_run(session, first, last) {
+                        self.ops.note_run(session, first, last, self.log.mark());
+                        news = true;
+                    }
+                }
+            }
+        }
+        if !news {
+            return;
+        }
+        let heirs: Vec<Slot> = self.links.heirs().map(|(slot, _)| slot).collect();
+        heirs.into_iter().for_each(|heir| self.dismiss(heir, out));
+    }
+
     /// A place that can have been given out by now.
     fn is_possible(&self, place: &Place) -> bool {
         let now = self.log.mark();
@@ -160,6 +185,7 @@ impl Hub {
             if mark > self.log.mark() {
                 return Err("an operation from the future");
             }
+            self.remember_offered(slot, op.id);
             // Operations of this reign began here.
             if mark.epoch >= self.epoch {
                 continue;
@@ -199,6 +225,12 @@ impl Hub {
                 Some(want) => want.ops.push((mark, op, from)),
                 None => self.adopt(mark, op, from, out),
             }
+        }
+    }
+
+    fn remember_offered(&mut self, slot: Slot, id: OpId) {
+        if let Some(link) = self.links.get_mut(slot) {
+            link.ops_offered.insert(id);
         }
     }
 
@@ -390,5 +422,33 @@ impl Hub {
         if self.heirs_wait {
             self.choose_heirs(out);
         }
+    }
+}
+
+/// What is left of a run without some of its numbers.
+fn without(first: u64, last: u64, kept: &[u64]) -> Vec<(u64, u64)> {
+    let mut left = Vec::new();
+    let mut from = first;
+    for &seq in kept {
+        if from < seq {
+            left.push((from, seq - 1));
+        }
+        from = seq.saturating_add(1);
+    }
+    if from <= last {
+        left.push((from, last));
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_without_its_parts() {
+        assert_eq!(without(1, 9, &[]), [(1, 9)]);
+        assert_eq!(without(1, 9, &[1, 5, 9]), [(2, 4), (6, 8)]);
+        assert_eq!(without(3, 3, &[3]), []);
     }
 }

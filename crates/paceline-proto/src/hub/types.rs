@@ -57,6 +57,8 @@ pub struct Carried {
     pub stable: Mark,
     /// Values.
     pub held: Vec<Held>,
+    /// Values from an earlier time as heir, not kept up to date since.
+    pub spare: Vec<Held>,
     /// Where the channels stand at `last`.
     pub positions: Vec<(Channel, Position)>,
     /// Streams it was subscribed to.

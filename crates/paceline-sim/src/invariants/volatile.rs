@@ -18,7 +18,9 @@ impl Invariant for HeldOperationsSurvive {
     fn observe(&mut self, fact: &Fact, _view: &View<'_>, broken: &mut Vec<String>) {
         match fact {
             Fact::OperationHeld { token, holders, died: false } if holders.is_empty() => {
-                broken.push(format!("operation {token} is said to be held by an heir, and nobody but the owner holds it"));
+                broken.push(format!(
+                    "operation {token} is said to be held by an heir, and nobody but the owner holds it"
+                ));
             }
             Fact::OperationsSettled { owed, found } => {
                 let distinct: BTreeSet<u64> = found.iter().copied().collect();

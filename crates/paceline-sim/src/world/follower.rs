@@ -58,14 +58,12 @@ impl World {
         let now = self.now;
         let Some(process) = self.processes.get_mut(&pid) else { return };
         process.note_subscriptions(&input);
-        let frame = self.untampered_frame(&input);
+        let dropped = self.tamper_dedupe(pid, &input);
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let mut out = Vec::new();
         process.follower.handle(now, input, &mut out);
         let (session, last) = (process.session, process.follower.hello_last());
-        if let Some(frame) = frame {
-            self.tamper_delivery(pid, &frame, &mut out);
-        }
+        out.extend(dropped.map(Effect::Deliver));
         self.tell(&Fact::Followed { session, last });
         if let Some(process) = self.processes.get_mut(&pid) {
             process.pending.extend(out.into_iter().map(Pending::Follower));

@@ -125,7 +125,10 @@ impl World {
         }
         for feed in &self.feeds {
             if feed.consumer.is_none_or(|consumer| consumer.pid != owner.pid) {
-                return Some(format!("{} is consumed by {:?}, the primary is {}", feed.channel.0, feed.consumer, owner.pid.0));
+                return Some(format!(
+                    "{} is consumed by {:?}, the primary is {}",
+                    feed.channel.0, feed.consumer, owner.pid.0
+                ));
             }
         }
         None

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use paceline_proto::{
-    follower::{self, Effect},
+    follower,
     hub::{Carried, Input, Kept, Part},
     id::{Channel, LinkId, Mark, Offset, Position},
     message::{Body, Frame, HeldEvent, Shared, ToHub, ToSession},
@@ -83,7 +83,9 @@ impl World {
             Some(Mutant::ConflationDropsOperationIds) => {
                 parts.into_iter().map(without_operation_ids).collect()
             }
-            Some(Mutant::NewerEventsBeforeTail) => parts.into_iter().map(|part| self.newest_first(pid, link, part)).collect(),
+            Some(Mutant::NewerEventsBeforeTail) => {
+                parts.into_iter().map(|part| self.newest_first(pid, link, part)).collect()
+            }
             Some(Mutant::VolatileAcknowledgedWhenWritten) => {
                 for part in &parts {
                     if let Part::Batch { header, .. } = part
@@ -145,31 +147,24 @@ impl World {
         process.hub_mail.push_back(HubMail::In { epoch, input: Box::new(Input::Message { link, message }) });
     }
 
-    /// The frame in the input, if a mutant needs it afterwards.
-    pub(super) fn untampered_frame(&self, input: &follower::Input) -> Option<Frame> {
-        match input {
-            follower::Input::Message(ToSession::Frame(frame)) if self.is(Mutant::NoDedupeByPosition) => {
-                Some(frame.clone())
-            }
-            _ => None,
-        }
-    }
-
-    /// A follower that delivers whatever comes: what it would drop as old is delivered all the same.
-    pub(super) fn tamper_delivery(&self, pid: Pid, frame: &Frame, effects: &mut Vec<Effect>) {
+    /// The event in the input that the follower is about to drop as old, for a follower that delivers whatever comes.
+    pub(super) fn tamper_dedupe(&self, pid: Pid, input: &follower::Input) -> Option<HeldEvent> {
+        let follower::Input::Message(ToSession::Frame(frame)) = input else { return None };
         if !self.is(Mutant::NoDedupeByPosition) {
-            return;
+            return None;
         }
-        let (Body::Event { stream, data }, Some((channel, position))) = (&frame.body, &frame.origin) else { return };
-        let Some(process) = self.processes.get(&pid) else { return };
-        let covered = process.follower.covered().find(|(own, _)| *own == channel).map(|(_, at)| at);
-        let old = covered.is_some_and(|at| at.covers(position) == Some(true));
-        if !old || !process.caller.streams.contains(stream) {
-            return;
-        }
-        let mark = Mark::new(process.follower.hello_last().epoch, frame.offset);
-        let origin = (channel.clone(), position.clone());
-        effects.push(Effect::Deliver(HeldEvent { mark, origin, stream: stream.clone(), data: data.clone() }));
+        let (Body::Event { stream, data }, Some((channel, position))) = (&frame.body, &frame.origin) else {
+            return None;
+        };
+        let process = self.processes.get(&pid)?;
+        let (_, covered) = process.follower.covered().find(|(own, _)| *own == channel)?;
+        let old = covered.covers(position) == Some(true) && process.caller.streams.contains(stream);
+        old.then(|| HeldEvent {
+            mark: Mark::new(process.follower.hello_last().epoch, frame.offset),
+            origin: (channel.clone(), position.clone()),
+            stream: stream.clone(),
+            data: data.clone(),
+        })
     }
 }
 
