@@ -39,7 +39,6 @@ fn chaos() {
             "handover_aborted",
             "tail_pulled",
             "claim_collected_past_zombie",
-            "resynced",
             "gap_shown_upstream",
             "power_lost",
             "suspended_machine",
