@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, io};
 
 use futures_util::FutureExt;
 use paceline::{
-    Connection, ConnectionState, Event, EventError, EventSubscription, GroupView, Position, Role, Route,
-    Session, Subscription, Version, View, WebSocket, key,
+    Connection, ConnectionState, Event, EventError, EventSubscription, GroupView, GroupWatch, Position, Role,
+    Route, Session, Subscription, Version, View, WebSocket, key,
 };
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -55,11 +55,16 @@ async fn member(args: &SessionArgs) -> Result<(), SessionError> {
         .label(&args.name)
         .upstream(upstream(args))
         .join();
+    let mut asked_to_end = async || {
+        tokio::select! {
+            // Before it is a member it can be asked for one thing only.
+            _ = commands.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
     let session = tokio::select! {
         session = join => session?,
-        // Before it is a member it can be asked for one thing only: to end.
-        _ = commands.recv() => return Ok(()),
-        _ = terminate.recv() => return Ok(()),
+        () = asked_to_end() => return Ok(()),
     };
 
     let mut group = session.group().watch();
@@ -67,16 +72,11 @@ async fn member(args: &SessionArgs) -> Result<(), SessionError> {
     let queries: Vec<(&str, Subscription<Value>)> =
         all_keys().map(|name| (name, session.query(key!["metrics", name]).subscribe())).collect();
     let mut outage = session.query(key!["metrics", OUTAGE_KEY]).subscribe::<Value>();
-    // A new group has no history: what its feed published before the first connection is nobody's.
-    loop {
-        let view = group.changed().await?;
-        say(&SessionLine::State(place(&view)))?;
-        if is_live(&view) {
-            break;
-        }
+    let ready = ready(&session, &mut group, &args.name);
+    tokio::select! {
+        ready = ready => ready?,
+        () = asked_to_end() => return Ok(session.leave().await?),
     }
-    // Answered after what was asked before it: from here on every event must come.
-    session.set(key!["sessions", args.name.as_str()], &json!({ "pid": std::process::id() })).await?;
     say(&SessionLine::Joined { at_ns: now_ns() })?;
 
     loop {
@@ -97,7 +97,21 @@ async fn member(args: &SessionArgs) -> Result<(), SessionError> {
             _ = terminate.recv() => break,
         }
     }
-    session.leave().await?;
+    Ok(session.leave().await?)
+}
+
+/// Waits until every further event of the feed must come.
+async fn ready(session: &Session, group: &mut GroupWatch, name: &str) -> Result<(), SessionError> {
+    // A new group has no history: what its feed published before the first connection is nobody's.
+    loop {
+        let view = group.changed().await?;
+        say(&SessionLine::State(place(&view)))?;
+        if is_live(&view) {
+            break;
+        }
+    }
+    // Answered after what was asked before it, so the subscriptions are in force then.
+    session.set(key!["sessions", name], &json!({ "pid": std::process::id() })).await?;
     Ok(())
 }
 
