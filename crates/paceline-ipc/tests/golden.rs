@@ -15,6 +15,7 @@ use paceline_proto::{
         Channel, Epoch, Key, Mark, MutationId, Nonce, Offset, OpId, Place, Position, SessionId, Stream,
         Trace, Version,
     },
+    look::*,
     message::*,
     presence::Presence,
 };
@@ -120,6 +121,7 @@ fn name_of_hub(message: &ToHub) -> &'static str {
         ToHub::Kit(_) => "Kit",
         ToHub::Took(_) => "Took",
         ToHub::Close => "Close",
+        ToHub::Seen { .. } => "Seen",
     }
 }
 
@@ -143,6 +145,7 @@ fn name_of_session(message: &ToSession) -> &'static str {
         ToSession::Go { .. } => "Go",
         ToSession::Moved { .. } => "Moved",
         ToSession::Close => "Close",
+        ToSession::Look { .. } => "Look",
     }
 }
 
@@ -194,10 +197,17 @@ fn to_hub() -> Vec<ToHub> {
         ask(1, Ask::Promote(Some(SESSION))),
         ask(2, Ask::Sync),
         ask(3, Ask::Members),
+        ask(4, Ask::Sessions),
+        ask(5, Ask::Keys { after: Some(key()) }),
+        ask(6, Ask::Stats),
+        ask(7, Ask::Look { at: SESSION, look: Look::Trace { after: 9, trace: Some(0x0102) } }),
+        ask(8, Ask::Look { at: SESSION, look: Look::Events { after: 9 } }),
+        ask(9, Ask::Look { at: SESSION, look: Look::Debug(true) }),
         ToHub::Presence(Presence { visible: false, focused: true, active: false, battery: Some(80) }),
         ToHub::Kit(address()),
         ToHub::Took(Epoch(4)),
         ToHub::Close,
+        ToHub::Seen { asker: SESSION, id: 7, seen: seen_trace() },
     ]
 }
 
@@ -268,8 +278,75 @@ fn to_session() -> Vec<ToSession> {
         ToSession::Go { last: MARK },
         ToSession::Moved { epoch: Epoch(4), to: address() },
         ToSession::Close,
+        ToSession::Look { asker: SESSION, id: 7, look: Look::Events { after: 0 } },
     ]);
     all
+}
+
+fn seen_trace() -> Seen {
+    Seen::Trace {
+        records: vec![TraceRecord {
+            at: 1_000,
+            actor: "hub".to_owned(),
+            kind: "op".to_owned(),
+            key: Bytes::from_static(b"k"),
+            queue_ns: 5,
+            run_ns: 7,
+            outcome: "done".to_owned(),
+            trace: Trace { trace: 0x0102, span: 4 },
+            parent: 3,
+        }],
+        written: 10,
+    }
+}
+
+fn looks() -> Vec<Answer> {
+    let info = |standing| SessionInfo {
+        member: member(),
+        build: "0.1.0".to_owned(),
+        rank: Rank::Candidate,
+        standing,
+        since_ms: 1500,
+        keys: 1,
+        streams: 2,
+        queued: 3,
+        acked: Some(Offset(64)),
+        conflated: false,
+        dropped: 0,
+    };
+    let standings = [
+        Standing::Primary,
+        Standing::Heir { current: true },
+        Standing::Follower,
+        Standing::Joining,
+        Standing::Awaited,
+    ];
+    vec![
+        Answer::Sessions(standings.map(info).into()),
+        Answer::Keys {
+            keys: vec![KeyInfo { key: key(), place: place(), bytes: 7, invalidated: true, subscribers: 2 }],
+            more: true,
+        },
+        Answer::Stats(ReignStats {
+            last: MARK,
+            age_ms: 60_000,
+            keys: 1,
+            bytes: 7,
+            counters: vec![("frames".to_owned(), 9)],
+        }),
+        Answer::Seen(seen_trace()),
+        Answer::Seen(Seen::Events {
+            events: vec![EventRecord {
+                at: 1_000,
+                kind: "fenced".to_owned(),
+                text: "fenced".to_owned(),
+                level: "info".to_owned(),
+            }],
+            written: 1,
+            counts: vec![("fenced".to_owned(), 1)],
+        }),
+        Answer::Seen(Seen::Debug { before: false }),
+    ]
 }
 
 fn frames() -> Vec<ToSession> {
@@ -318,7 +395,7 @@ fn outcomes() -> Vec<ToSession> {
     let op = |outcome| ToSession::OpDone { id: OpId { session: SESSION, seq: 1 }, outcome };
     let submit = |outcome| ToSession::SubmitDone { id: MutationId { session: SESSION, seq: 1 }, outcome };
     let answer = |answer| ToSession::Answer { id: 1, answer };
-    vec![
+    let mut all = vec![
         op(OpOutcome::Applied { mark: MARK, volatile: true }),
         op(OpOutcome::Conflict),
         op(OpOutcome::Rejected("too large".to_owned())),
@@ -331,7 +408,9 @@ fn outcomes() -> Vec<ToSession> {
         answer(Answer::Done),
         answer(Answer::Members(vec![member()])),
         answer(Answer::Refused("no heir".to_owned())),
-    ]
+    ];
+    all.extend(looks().into_iter().map(answer));
+    all
 }
 
 /// `<direction>.<variant>.<number>` → bytes of the body.

@@ -232,7 +232,72 @@ pub enum Cause {
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
+        match self {
+            Self::PrimaryElected { epoch, over } => write!(f, "leads epoch {epoch}: {over}"),
+            Self::Adopted { epoch, rows } => write!(f, "epoch {epoch} has its store, with {rows} mutations"),
+            Self::AdoptionFailed { epoch, why } => {
+                write!(f, "epoch {epoch} has no store and acknowledges nothing: {why}")
+            }
+            Self::Fenced { epoch, why } => write!(f, "was replaced as the primary of epoch {epoch}: {why}"),
+            Self::SteppedDown { epoch } => write!(f, "gave up epoch {epoch}"),
+            Self::Suspected { epoch } => write!(f, "hears nothing from the primary of epoch {epoch}"),
+            Self::SuspicionCleared { epoch } => write!(f, "hears the primary of epoch {epoch} again"),
+            Self::ClaimLost { epoch } => write!(f, "another session claimed epoch {epoch} first"),
+            Self::Following { epoch, owner } => write!(f, "follows {} in epoch {epoch}", owner.short()),
+            Self::OwnerUnreachable { epoch, why } => {
+                write!(f, "the primary of epoch {epoch} lives but cannot be reached: {why}")
+            }
+            Self::JoinRefused { epoch, why } => {
+                write!(f, "was turned away by the primary of epoch {epoch}: {why}")
+            }
+            Self::StoreTooNew { schema, min_reader } => {
+                write!(f, "cannot lead: the store has schema {schema} and needs a reader of {min_reader}")
+            }
+            Self::ClaimFailed { epoch, why } => write!(f, "could not claim epoch {epoch}: {why}"),
+            Self::Suspended { ms } => write!(f, "the machine slept for {ms} ms"),
+            Self::Joined { session, .. } => write!(f, "session {} joined", session.short()),
+            Self::Unlinked { session, why, .. } => {
+                write!(f, "the connection of session {} ended: {why}", session.short())
+            }
+            Self::PeerRefused { why } => write!(f, "a peer was turned away: {why}"),
+            Self::HeirAppointed { session } => write!(f, "session {} becomes heir", session.short()),
+            Self::HeirCurrent { session } => write!(f, "heir {} holds everything", session.short()),
+            Self::HeirDismissed { session } => write!(f, "session {} is heir no longer", session.short()),
+            Self::FollowerConflated { session, dropped } => {
+                write!(f, "session {} is slow: {dropped} frames left out so far", session.short())
+            }
+            Self::FollowerCaughtUp { session } => write!(f, "session {} caught up", session.short()),
+            Self::Resynced { at } => write!(f, "asked for everything anew at offset {}", at.0),
+            Self::TailPulled { channel, from, events } => {
+                write!(f, "took {events} events of {} from {}", channel.0, from.short())
+            }
+            Self::WinnerRepublished { from } => write!(f, "took a newer value from {}", from.short()),
+            Self::OperationAdopted { from } => write!(f, "took an operation from {}", from.short()),
+            Self::ChannelRewound { channel, at } => write!(f, "reopened {} at {at:?}", channel.0),
+            Self::GapShown { channel } => write!(f, "events of {} may be missing", channel.0),
+            Self::VersionClash { mark } => {
+                write!(f, "two values of one version differ, at {}.{}", mark.epoch, mark.offset.0)
+            }
+            Self::HandoverStarted { to } => write!(f, "hands over to {}", to.short()),
+            Self::HandoverAborted { why } => write!(f, "the handover did not happen: {why}"),
+            Self::UpstreamChanged { upstream, state } => write!(f, "upstream {upstream}: {state}"),
+            Self::UpstreamMessageRefused { upstream, why } => {
+                write!(f, "a message of {upstream} cannot be used: {why}")
+            }
+            Self::LimitReached { limit } => write!(f, "the limit {limit} was reached"),
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::First => "there was no primary",
+            Self::Dead => "the primary before it is dead",
+            Self::Silent => "the primary before it was silent",
+            Self::HandedOver => "it was handed over",
+            Self::Own => "it needed a new store",
+        })
     }
 }
 
@@ -275,5 +340,18 @@ impl Event {
             Self::UpstreamMessageRefused { .. } => "upstream_message_refused",
             Self::LimitReached { .. } => "limit_reached",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_told_in_words() {
+        let elected = Event::PrimaryElected { epoch: Epoch(4), over: Cause::Dead };
+        assert_eq!(elected.to_string(), "leads epoch 4: the primary before it is dead");
+        let following = Event::Following { epoch: Epoch(4), owner: SessionId(0xdead_beef) };
+        assert_eq!(following.to_string(), "follows deadbeef in epoch 4");
     }
 }

@@ -14,6 +14,7 @@ pub mod follower;
 pub mod hub;
 pub mod id;
 pub mod limits;
+pub mod look;
 pub mod message;
 mod ops;
 pub mod presence;

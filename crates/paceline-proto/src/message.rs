@@ -17,6 +17,7 @@ use crate::{
         Channel, Epoch, Key, Mark, MutationId, Nonce, Offset, OpId, Place, Position, SessionId, Stream,
         Trace, Version,
     },
+    look::{KeyInfo, Look, ReignStats, Seen, SessionInfo},
     presence::Presence,
 };
 
@@ -421,6 +422,22 @@ pub enum Ask {
     Sync,
     /// Who is in the group.
     Members,
+    /// Who is in the group and how far each is, in full.
+    Sessions,
+    /// The keys of the cache after this one, in the order of their bytes.
+    Keys {
+        /// Exclusive start; `None` = from the first.
+        after: Option<Key>,
+    },
+    /// Counters of the reign.
+    Stats,
+    /// A look into this session, passed on to it and answered by it. Stays unanswered while the session does not answer.
+    Look {
+        /// Whom to ask.
+        at: SessionId,
+        /// What.
+        look: Look,
+    },
 }
 
 /// Answer to an `Ask`.
@@ -432,6 +449,19 @@ pub enum Answer {
     Members(Vec<Member>),
     /// Not done; the text says why.
     Refused(String),
+    /// The sessions, the owner first.
+    Sessions(Vec<SessionInfo>),
+    /// Keys in the order of their bytes.
+    Keys {
+        /// The keys.
+        keys: Vec<KeyInfo>,
+        /// Others follow the last of these.
+        more: bool,
+    },
+    /// The counters.
+    Stats(ReignStats),
+    /// What the session found.
+    Seen(Seen),
 }
 
 /// From a session to the owner.
@@ -507,6 +537,15 @@ pub enum ToHub {
     Took(Epoch),
     /// Leaves for good.
     Close,
+    /// Answer to a look, for the session that asked.
+    Seen {
+        /// Who asked.
+        asker: SessionId,
+        /// Its number for it.
+        id: u64,
+        /// What was found.
+        seen: Seen,
+    },
 }
 
 /// From the owner to a session.
@@ -581,6 +620,15 @@ pub enum ToSession {
     },
     /// The owner ends without a successor.
     Close,
+    /// Another session wants a look into this one.
+    Look {
+        /// Who asks.
+        asker: SessionId,
+        /// Its number for it.
+        id: u64,
+        /// What it wants to see.
+        look: Look,
+    },
 }
 
 /// A chunk of a snapshot. The follower's `last` advances only at `end`.
@@ -671,6 +719,15 @@ impl Shared {
 }
 
 impl Body {
+    /// The key it is about.
+    pub fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Value(held) => Some(&held.key),
+            Self::Invalidate { key, .. } | Self::Reset { key, .. } => Some(key),
+            Self::Event { .. } | Self::Gap(_) | Self::Connection(_) | Self::Nothing => None,
+        }
+    }
+
     /// Bytes of key and value.
     pub fn size(&self) -> usize {
         match self {

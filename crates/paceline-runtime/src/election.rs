@@ -26,6 +26,8 @@ use paceline_proto::{
 };
 use paceline_store::{Durability, QueueDb};
 
+use tokio::sync::oneshot;
+
 use crate::{
     failpoint::hit,
     follower::FollowerIn,
@@ -89,6 +91,8 @@ pub(crate) enum ElectionIn {
     LookAtMember { epoch: Epoch, session: SessionId },
     /// Hand over, stay joined.
     Promote { to: Option<SessionId> },
+    /// Welcome nobody any more if nobody is here.
+    Retire { reply: oneshot::Sender<bool> },
     /// Leave the group.
     Leave,
 }
@@ -124,6 +128,7 @@ impl Describe for ElectionIn {
             Self::Took { .. } => "took",
             Self::LookAtMember { .. } => "look_at_member",
             Self::Promote { .. } => "promote",
+            Self::Retire { .. } => "retire",
             Self::Leave => "leave",
         }
     }
@@ -481,6 +486,9 @@ impl Business for ElectionBusiness {
                 return;
             }
             ElectionIn::Promote { to } => Input::Promote { to },
+            ElectionIn::Retire { reply } => {
+                return self.seat.peers.hub(HubIn::Retire { reply }, io.trace);
+            }
             ElectionIn::Leave => Input::Leave,
         };
         self.drive(input, io);

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use paceline_ipc::{
-    codec,
+    clock, codec,
     framing::FrameReader,
     socket::{self, ReadHalf, WriteHalf},
 };
@@ -16,8 +16,9 @@ use paceline_proto::{
     election::{ConnectFailure, Target},
     follower::{Config, Effect, Follower, Input},
     hub::Part,
-    id::{Epoch, Key, Stream},
+    id::{Epoch, Key, Stream, Trace},
     limits::{HELLO_TIMEOUT, PENDING_BYTES},
+    look::{Look, Seen},
     message::{
         Answer, Ask, Hello, KitAddress, OpOutcome, Operation, Refusal, SubmitOutcome, ToHub, ToSession,
         Welcome,
@@ -34,6 +35,7 @@ use crate::{
     link::{Outbound, Progress},
     shell::{Business, Describe, Io},
     thread::Seat,
+    trace::Record,
 };
 
 /// Messages of the follower actor.
@@ -250,9 +252,30 @@ impl FollowerBusiness {
             Effect::Moved { epoch, to } => {
                 self.seat.peers.election(ElectionIn::Moved { epoch, to }, io.trace)
             }
+            Effect::Look { asker, id, look } => {
+                let seen = self.look(look);
+                self.send(ToHub::Seen { asker, id, seen }, io);
+            }
             Effect::OwnerClosed => self.seat.peers.election(ElectionIn::OwnerClosed, io.trace),
             Effect::Break(why) => self.break_link(&why, io),
             Effect::Event(event) => self.seat.observer.event(event),
+        }
+    }
+
+    fn look(&self, look: Look) -> Seen {
+        match look {
+            Look::Trace { after, trace } => {
+                let (records, written) = self.seat.ring.read_after(after);
+                let wanted = records.iter().filter(|record| trace.is_none_or(|id| record.trace.trace == id));
+                Seen::Trace { records: wanted.map(Record::to_wire).collect(), written }
+            }
+            Look::Events { after } => {
+                let (events, written) = self.seat.observer.records_after(after);
+                let counts = self.seat.observer.counts();
+                let counts = counts.into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect();
+                Seen::Events { events, written, counts }
+            }
+            Look::Debug(on) => Seen::Debug { before: self.seat.observer.set_debug(on) },
         }
     }
 
@@ -347,7 +370,7 @@ impl FollowerBusiness {
     fn take_frames(&mut self, attempt: u64, frames: Vec<Bytes>, io: &mut Io<'_, FollowerIn>) -> bool {
         for frame in frames {
             match codec::decode::<ToSession>(&frame) {
-                Ok(message) => self.drive(Input::Message(message), io),
+                Ok(message) => self.message(message, io),
                 Err(error) => {
                     self.break_link(&format!("the owner sent a frame that cannot be read: {error}"), io);
                     return false;
@@ -358,6 +381,18 @@ impl FollowerBusiness {
             }
         }
         true
+    }
+
+    /// Hands a message to the machine; a frame with a cause leaves a record of its own.
+    fn message(&mut self, message: ToSession, io: &mut Io<'_, FollowerIn>) {
+        let ToSession::Frame(frame) = &message else { return self.drive(Input::Message(message), io) };
+        if frame.trace == Trace::NONE {
+            return self.drive(Input::Message(message), io);
+        }
+        let (cause, key) = (frame.trace, frame.body.key().cloned());
+        let begun = clock::boottime();
+        self.drive(Input::Message(message), io);
+        io.note("apply", key.as_ref(), cause, clock::boottime().since(begun));
     }
 
     fn read(
@@ -411,7 +446,7 @@ impl FollowerBusiness {
                 Part::Batch { header, frames } => {
                     self.drive(Input::Message(ToSession::Batch(header)), io);
                     for shared in frames {
-                        self.drive(Input::Message(ToSession::Frame(shared.frame.clone())), io);
+                        self.message(ToSession::Frame(shared.frame.clone()), io);
                     }
                 }
             }

@@ -16,11 +16,13 @@ use paceline_proto::{
     connection::Connection as UpstreamConnection,
     event::Event,
     hub::{Begin, Carried, ChannelSpec, Effect, Hub, Input},
-    id::{Channel, Epoch, LinkId, Mark, MutationId, Position, SessionId},
+    id::{Channel, Epoch, LinkId, Mark, MutationId, Position, SessionId, Trace},
     limits::{HELLO_TIMEOUT, UNAUTHENTICATED_MAX, WRITE_MAX},
     message::{Change, Hello, KitAddress, Member, Refusal, SubmitOutcome, ToHub, ToSession},
     time::Time,
 };
+
+use tokio::sync::oneshot;
 
 use crate::{
     election::ElectionIn,
@@ -88,6 +90,10 @@ pub(crate) enum HubIn {
     SendGo { to: SessionId, last: Mark },
     /// Tell followers where the new owner is.
     SendMoved { epoch: Epoch, to: KitAddress },
+    /// Welcome nobody any more if nobody is here and nothing is under way or kept; answer whether that is so.
+    Retire { reply: oneshot::Sender<bool> },
+    /// The outbox holds nothing, or something.
+    Retired { epoch: Epoch, empty: bool, reply: oneshot::Sender<bool> },
     /// Last words of an ended reign were written, or could not be.
     Finished,
     /// The session left: finish the last words, then stop the follower.
@@ -125,6 +131,8 @@ impl Describe for HubIn {
             Self::PromoteRefused { .. } => "promote_refused",
             Self::SendGo { .. } => "send_go",
             Self::SendMoved { .. } => "send_moved",
+            Self::Retire { .. } => "retire",
+            Self::Retired { .. } => "retired",
             Self::Finished => "finished",
             Self::Stop => "stop",
         }
@@ -165,6 +173,8 @@ struct Owned {
     awake: BTreeSet<LinkId>,
     greeting: usize,
     next_link: u64,
+    /// Newcomers are not welcomed any more: the reign is about to end.
+    retiring: bool,
 }
 
 pub(crate) struct HubBusiness {
@@ -202,6 +212,7 @@ impl HubBusiness {
             awake: BTreeSet::new(),
             greeting: 0,
             next_link: 1,
+            retiring: false,
         });
         io.complete(accept(epoch, begin.listener));
         self.carry_out(io);
@@ -334,7 +345,7 @@ impl HubBusiness {
     fn take_frames(&mut self, link: LinkId, frames: Vec<Bytes>, io: &mut Io<'_, HubIn>) -> bool {
         for frame in frames {
             match codec::decode::<ToHub>(&frame) {
-                Ok(message) => self.drive(Input::Message { link, message }, io),
+                Ok(message) => self.message(link, message, io),
                 Err(error) => {
                     let why = format!("a frame that cannot be read: {error}");
                     self.seat.observer.event(Event::PeerRefused { why: why.clone() });
@@ -346,6 +357,16 @@ impl HubBusiness {
             }
         }
         true
+    }
+
+    /// Hands a message to the machine. What a caller caused leaves a record, and what follows names that.
+    fn message(&mut self, link: LinkId, mut message: ToHub, io: &mut Io<'_, HubIn>) {
+        if let ToHub::Op { op, trace } = &mut message
+            && *trace != Trace::NONE
+        {
+            *trace = io.note("op", Some(op.operation.key()), *trace, Duration::ZERO);
+        }
+        self.drive(Input::Message { link, message }, io);
     }
 
     fn read(
@@ -466,7 +487,7 @@ impl Business for HubBusiness {
                 }
             }
             HubIn::Loopback { epoch, message } if self.is_current(epoch) => {
-                self.drive(Input::Message { link: LOOPBACK, message }, io);
+                self.message(LOOPBACK, message, io);
             }
             HubIn::Accepted { epoch, listener, result } if self.is_current(epoch) => {
                 self.accepted(epoch, listener, result, io);
@@ -505,6 +526,16 @@ impl Business for HubBusiness {
             HubIn::PromoteRefused { why } => self.drive(Input::PromoteRefused { why }, io),
             HubIn::SendGo { to, last } => self.drive(Input::SendGo { to, last }, io),
             HubIn::SendMoved { epoch, to } => self.drive(Input::SendMoved { epoch, to }, io),
+            HubIn::Retire { reply } => self.retire(reply, io),
+            HubIn::Retired { epoch, empty, reply } => {
+                let current = self.owned.as_mut().filter(|owned| owned.epoch == epoch);
+                let retired = empty && current.is_some();
+                if let Some(owned) = current {
+                    owned.retiring = retired;
+                }
+                // Whoever asked may have stopped waiting.
+                let _ = reply.send(retired);
+            }
             HubIn::Finished => {
                 self.finishing -= 1;
                 self.stop_if_finished(io);
@@ -550,6 +581,17 @@ impl Business for HubBusiness {
 }
 
 impl HubBusiness {
+    fn retire(&mut self, reply: oneshot::Sender<bool>, io: &mut Io<'_, HubIn>) {
+        let alone = |owned: &&mut Owned| owned.greeting == 0 && owned.machine.is_alone();
+        let Some(owned) = self.owned.as_mut().filter(alone) else {
+            let _ = reply.send(false);
+            return;
+        };
+        owned.retiring = true;
+        let epoch = owned.epoch;
+        self.seat.peers.outbox(OutboxIn::Retire { epoch, reply }, io.trace);
+    }
+
     fn stop_if_finished(&mut self, io: &mut Io<'_, HubIn>) {
         if self.stopping && self.finishing == 0 {
             self.seat.peers.follower(FollowerIn::Stop, io.trace);
@@ -564,6 +606,10 @@ impl HubBusiness {
         io: &mut Io<'_, HubIn>,
     ) {
         let Some(owned) = &mut self.owned else { return };
+        if owned.retiring {
+            // Dropped with the listener: the newcomer sees the end, and then a free lock.
+            return;
+        }
         match result {
             Ok(connection) if owned.greeting < UNAUTHENTICATED_MAX => {
                 owned.greeting += 1;

@@ -23,6 +23,6 @@ mod thread;
 pub mod trace;
 
 pub use death::{Death, End};
-pub use observe::{EVENTS_KEPT, JoinState, Observer};
+pub use observe::{EVENTS_KEPT, JoinState, Observer, level};
 pub use options::{Identity, Options};
 pub use thread::{CallError, Runtime, StartError};

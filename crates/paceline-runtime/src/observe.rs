@@ -2,13 +2,17 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use paceline_ipc::clock;
-use paceline_proto::{event::Event, id::Mark, time::Time};
+use paceline_proto::{event::Event, id::Mark, look::EventRecord, time::Time};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tracing::Level;
 
 /// Events kept for inspection.
 pub const EVENTS_KEPT: usize = 1024;
@@ -32,24 +36,55 @@ pub struct Observer(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     log: Mutex<Log>,
+    debug: AtomicBool,
+    arrived: watch::Sender<u64>,
     join: watch::Sender<JoinState>,
 }
 
 #[derive(Debug, Default)]
 struct Log {
     recent: VecDeque<(Time, Event)>,
+    written: u64,
     counts: BTreeMap<&'static str, u64>,
 }
 
 impl Observer {
     pub(crate) fn event(&self, event: Event) {
-        trace(&event);
+        trace(&event, self.0.debug.load(Ordering::Relaxed));
         let mut log = self.0.log.lock();
+        log.written += 1;
+        let written = log.written;
         *log.counts.entry(event.kind()).or_default() += 1;
         if log.recent.len() == EVENTS_KEPT {
             log.recent.pop_front();
         }
         log.recent.push_back((clock::boottime(), event));
+        drop(log);
+        self.0.arrived.send_replace(written);
+    }
+
+    /// Raises debug events to the level of information, or ends that. Returns whether they were raised.
+    pub fn set_debug(&self, on: bool) -> bool {
+        self.0.debug.swap(on, Ordering::Relaxed)
+    }
+
+    /// How many events ever happened, and its changes.
+    pub fn arrived(&self) -> watch::Receiver<u64> {
+        self.0.arrived.subscribe()
+    }
+
+    /// The events after the first `after` that are still kept, as they are told to others, and how many ever happened.
+    pub fn records_after(&self, after: u64) -> (Vec<EventRecord>, u64) {
+        let log = self.0.log.lock();
+        let new = usize::try_from(log.written.saturating_sub(after)).unwrap_or(usize::MAX);
+        let skip = log.recent.len().saturating_sub(new);
+        let record = |(at, event): &(Time, Event)| EventRecord {
+            at: at.0,
+            kind: event.kind().to_owned(),
+            text: event.to_string(),
+            level: level(event).to_string().to_lowercase(),
+        };
+        (log.recent.iter().skip(skip).map(record).collect(), log.written)
     }
 
     /// How often each kind of event happened.
@@ -82,10 +117,18 @@ impl Observer {
     }
 }
 
+fn trace(event: &Event, debug: bool) {
+    let kind = event.kind();
+    match level(event) {
+        Level::WARN => tracing::warn!(kind, "{event}"),
+        Level::DEBUG if !debug => tracing::debug!(kind, "{event}"),
+        _ => tracing::info!(kind, "{event}"),
+    }
+}
+
 /// The level follows what an operator should do: DEBUG a branch taken, INFO a change a user would notice, WARN somebody
 /// should look.
-fn trace(event: &Event) {
-    let kind = event.kind();
+pub fn level(event: &Event) -> Level {
     match event {
         Event::AdoptionFailed { .. }
         | Event::OwnerUnreachable { .. }
@@ -98,7 +141,7 @@ fn trace(event: &Event) {
         | Event::VersionClash { .. }
         | Event::HandoverAborted { .. }
         | Event::UpstreamMessageRefused { .. }
-        | Event::LimitReached { .. } => tracing::warn!(kind, "{event}"),
+        | Event::LimitReached { .. } => Level::WARN,
         Event::PrimaryElected { .. }
         | Event::Adopted { .. }
         | Event::Fenced { .. }
@@ -106,7 +149,7 @@ fn trace(event: &Event) {
         | Event::Following { .. }
         | Event::Suspended { .. }
         | Event::HandoverStarted { .. }
-        | Event::UpstreamChanged { .. } => tracing::info!(kind, "{event}"),
+        | Event::UpstreamChanged { .. } => Level::INFO,
         Event::Suspected { .. }
         | Event::SuspicionCleared { .. }
         | Event::ClaimLost { .. }
@@ -120,6 +163,6 @@ fn trace(event: &Event) {
         | Event::TailPulled { .. }
         | Event::WinnerRepublished { .. }
         | Event::OperationAdopted { .. }
-        | Event::ChannelRewound { .. } => tracing::debug!(kind, "{event}"),
+        | Event::ChannelRewound { .. } => Level::DEBUG,
     }
 }

@@ -18,6 +18,8 @@ use paceline_proto::{
 };
 use paceline_store::{FoldLimit, Inheritance, QueueDb, StoreError, SubmitResult};
 
+use tokio::sync::oneshot;
+
 use crate::{
     election::{ElectionIn, blocking},
     failpoint::hit,
@@ -49,6 +51,8 @@ pub(crate) enum OutboxIn {
     Resume { epoch: Epoch },
     /// The reign is over.
     End { epoch: Epoch },
+    /// Tell the hub whether nothing is kept or under way.
+    Retire { epoch: Epoch, reply: oneshot::Sender<bool> },
     /// The session left: stop the hub when nothing is under way.
     Stop,
 }
@@ -64,6 +68,7 @@ impl Describe for OutboxIn {
             Self::Drain { .. } => "drain",
             Self::Resume { .. } => "resume",
             Self::End { .. } => "end",
+            Self::Retire { .. } => "retire",
             Self::Stop => "stop",
         }
     }
@@ -275,6 +280,13 @@ impl Business for OutboxBusiness {
                 self.state = State::Absent;
                 self.waiting.clear();
                 self.fold_at = None;
+            }
+            OutboxIn::Retire { epoch, reply } => {
+                let empty = match &self.state {
+                    State::Here(store) => self.waiting.is_empty() && store.database.counts().rows == 0,
+                    State::Absent | State::Away => false,
+                };
+                self.seat.peers.hub(HubIn::Retired { epoch, empty, reply }, io.trace);
             }
             OutboxIn::Stop => {
                 self.stopping = true;

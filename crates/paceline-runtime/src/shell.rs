@@ -130,6 +130,9 @@ pub(crate) struct Io<'a, I> {
     pub now: Time,
     /// The cause of this message, and its own span: what it sends carries this.
     pub trace: Trace,
+    actor: &'static str,
+    ring: &'a Ring,
+    spans: &'a mut Spans,
     started: &'a mut Vec<LocalBoxFuture<'static, I>>,
 }
 
@@ -141,6 +144,25 @@ impl<I: 'static> Io<'_, I> {
         } else {
             self.trace
         }
+    }
+
+    /// Records something with a cause of its own that came inside this message. Returns the context for what follows
+    /// from it.
+    pub(crate) fn note(
+        &mut self,
+        kind: &'static str,
+        key: Option<&Key>,
+        cause: Trace,
+        took: Duration,
+    ) -> Trace {
+        let own = Trace { trace: cause.trace, span: self.spans.next() };
+        self.ring.push(Record {
+            run_ns: saturate(took),
+            trace: own,
+            parent: cause.span,
+            ..Record::new(self.actor, kind, self.now, Outcome::Done).with_key(key)
+        });
+        own
     }
 
     /// Starts work whose result comes back as a message.
@@ -196,7 +218,14 @@ impl<B: Business> Shell<B> {
         let span = tracing::trace_span!("handle", actor = B::NAME, kind = record.kind);
         let entered = span.enter();
         let business = &mut self.business;
-        let mut io = Io { now, trace: own, started: &mut self.started };
+        let mut io = Io {
+            now,
+            trace: own,
+            actor: B::NAME,
+            ring: &self.ring,
+            spans: &mut self.spans,
+            started: &mut self.started,
+        };
         let result = catch_unwind(AssertUnwindSafe(|| business.handle(input, &mut io)));
         drop(entered);
         self.ring.push(Record {
@@ -218,7 +247,14 @@ impl<B: Business> Shell<B> {
         }
         let own = Trace { trace: 0, span: self.spans.next() };
         let business = &mut self.business;
-        let mut io = Io { now, trace: own, started: &mut self.started };
+        let mut io = Io {
+            now,
+            trace: own,
+            actor: B::NAME,
+            ring: &self.ring,
+            spans: &mut self.spans,
+            started: &mut self.started,
+        };
         let result = catch_unwind(AssertUnwindSafe(|| business.due(&mut io)));
         self.ring.push(Record {
             run_ns: saturate(clock::boottime().since(now)),
@@ -233,7 +269,14 @@ impl<B: Business> Shell<B> {
     fn flush(&mut self) {
         let own = Trace { trace: 0, span: self.spans.next() };
         let business = &mut self.business;
-        let mut io = Io { now: clock::boottime(), trace: own, started: &mut self.started };
+        let mut io = Io {
+            now: clock::boottime(),
+            trace: own,
+            actor: B::NAME,
+            ring: &self.ring,
+            spans: &mut self.spans,
+            started: &mut self.started,
+        };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| business.flush(&mut io))) {
             self.die(&*panic);
         }

@@ -183,6 +183,22 @@ impl Runtime {
         self.tell(FollowerIn::Presence(presence));
     }
 
+    /// Leaves if this session leads, nobody else is in the group and its queue holds nothing: first nobody is welcomed any
+    /// more, then it is looked whether that is so, then the session leaves. False: it stays as it was.
+    pub async fn leave_if_alone(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.0.election.tell(ElectionIn::Retire { reply }, Trace::NONE);
+        let alone = tokio::select! {
+            biased;
+            answer = answer => answer.unwrap_or(false),
+            _ = self.0.death.wait() => false,
+        };
+        if alone {
+            self.leave().await;
+        }
+        alone
+    }
+
     /// Leaves politely: an owner hands over first. Returns when everything is released.
     pub async fn leave(&self) -> End {
         self.0.election.tell(ElectionIn::Leave, Trace::NONE);
@@ -272,6 +288,7 @@ fn start_actors(
         pace: Pace::default(),
         observer,
         replica,
+        ring: ring.clone(),
         death: death.clone(),
     };
     let election = ElectionBusiness::new(seat.clone(), lock, seed);
@@ -302,5 +319,6 @@ pub(crate) struct Seat {
     pub pace: Pace,
     pub observer: Observer,
     pub replica: Arc<Replica>,
+    pub ring: Ring,
     pub death: Death,
 }

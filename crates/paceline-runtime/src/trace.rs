@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use paceline_proto::{
     id::{Key, Trace},
+    look::TraceRecord,
     time::Time,
 };
 use parking_lot::Mutex;
@@ -47,7 +49,33 @@ pub struct Record {
     pub parent: u64,
 }
 
+impl Outcome {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Due => "due",
+            Self::Panicked => "panicked",
+        }
+    }
+}
+
 impl Record {
+    /// As it is told to others.
+    pub fn to_wire(&self) -> TraceRecord {
+        TraceRecord {
+            at: self.at.0,
+            actor: self.actor.to_owned(),
+            kind: self.kind.to_owned(),
+            key: Bytes::copy_from_slice(self.key()),
+            queue_ns: self.queue_ns,
+            run_ns: self.run_ns,
+            outcome: self.outcome.name().to_owned(),
+            trace: self.trace,
+            parent: self.parent,
+        }
+    }
+
     /// The first bytes of the key it was about, if any.
     pub fn key(&self) -> &[u8] {
         &self.key[..usize::from(self.key_len)]
@@ -107,6 +135,14 @@ impl Ring {
         }
     }
 
+    /// The records written after `after` that are still kept, oldest first, and how many were ever written.
+    pub fn read_after(&self, after: u64) -> (Vec<Record>, u64) {
+        let (mut records, written) = self.read();
+        let new = usize::try_from(written.saturating_sub(after)).unwrap_or(usize::MAX);
+        records.drain(..records.len().saturating_sub(new));
+        (records, written)
+    }
+
     /// The records kept, oldest first, and how many were ever written.
     pub fn read(&self) -> (Vec<Record>, u64) {
         let slots = self.0.lock();
@@ -137,6 +173,18 @@ mod tests {
         assert_eq!(records.len(), RING_RECORDS);
         assert_eq!(records[0].at, Time(10));
         assert_eq!(records[RING_RECORDS - 1].at, Time(RING_RECORDS as u64 + 9));
+    }
+
+    #[test]
+    fn only_what_is_new_is_read_again() {
+        let ring = Ring::default();
+        for n in 0..10 {
+            ring.push(Record::new("hub", "publish", Time(n), Outcome::Done));
+        }
+        let (records, written) = ring.read_after(7);
+        assert_eq!((records.len(), records[0].at, written), (3, Time(7), 10));
+        assert!(ring.read_after(10).0.is_empty());
+        assert_eq!(ring.read_after(0).0.len(), 10);
     }
 
     #[test]

@@ -239,6 +239,7 @@ pub fn size_up(message: &ToHub) -> usize {
         | ToHub::Presence(_)
         | ToHub::Kit(_)
         | ToHub::Took(_)
+        | ToHub::Seen { .. }
         | ToHub::Close => 32,
     }
 }
@@ -264,6 +265,7 @@ pub fn size_down(message: &ToSession) -> usize {
         | ToSession::Dismissed
         | ToSession::Go { .. }
         | ToSession::Moved { .. }
+        | ToSession::Look { .. }
         | ToSession::Close => 48,
     }
 }

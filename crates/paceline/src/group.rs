@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use paceline_proto::{
     id::{SessionId, Trace},
+    look::{KeyInfo, Look, ReignStats, Seen, SessionInfo},
     message::{Answer, Ask},
 };
 use paceline_runtime::{Runtime, replica::GroupView};
@@ -35,14 +36,76 @@ impl Group {
     pub async fn promote(&self, to: Option<SessionId>) -> Result<(), Error> {
         match self.runtime.ask(Ask::Promote(to), Trace::NONE).await? {
             Answer::Done => Ok(()),
-            Answer::Refused(why) => Err(Error::Rejected(why)),
-            Answer::Members(_) => Err(Error::Rejected("the owner answered another question".to_owned())),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Asks the primary who is in the group and how far each session is; the primary comes first.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::RuntimeDead`]. Waits as long as no session leads.
+    pub async fn sessions(&self) -> Result<Vec<SessionInfo>, Error> {
+        match self.runtime.ask(Ask::Sessions, Trace::NONE).await? {
+            Answer::Sessions(sessions) => Ok(sessions),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Asks the primary for the keys that have a value, in the order of their canonical bytes. What is set meanwhile may
+    /// or may not be among them.
+    ///
+    /// # Errors
+    /// As [`Group::sessions`].
+    pub async fn keys(&self) -> Result<Vec<KeyInfo>, Error> {
+        let mut all: Vec<KeyInfo> = Vec::new();
+        loop {
+            let after = all.last().map(|info| info.key.clone());
+            match self.runtime.ask(Ask::Keys { after }, Trace::NONE).await? {
+                Answer::Keys { keys, more } => {
+                    let more = more && !keys.is_empty();
+                    all.extend(keys);
+                    if !more {
+                        return Ok(all);
+                    }
+                }
+                other => return Err(unexpected(other)),
+            }
+        }
+    }
+
+    /// Asks the primary for the counters of its reign.
+    ///
+    /// # Errors
+    /// As [`Group::sessions`].
+    pub async fn stats(&self) -> Result<ReignStats, Error> {
+        match self.runtime.ask(Ask::Stats, Trace::NONE).await? {
+            Answer::Stats(stats) => Ok(stats),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Looks into a session of the group: its trace ring, its observable events, its debug lines. Waits as long as the
+    /// session does not answer.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] when it is not connected; else as [`Group::sessions`].
+    pub async fn look(&self, at: SessionId, look: Look) -> Result<Seen, Error> {
+        match self.runtime.ask(Ask::Look { at, look }, Trace::NONE).await? {
+            Answer::Seen(seen) => Ok(seen),
+            other => Err(unexpected(other)),
         }
     }
 
     /// How often each kind of observable event happened in this session.
     pub fn event_counts(&self) -> std::collections::BTreeMap<&'static str, u64> {
         self.runtime.observer().counts()
+    }
+}
+
+fn unexpected(answer: Answer) -> Error {
+    match answer {
+        Answer::Refused(why) => Error::Rejected(why),
+        _ => Error::Rejected("the owner answered another question".to_owned()),
     }
 }
 
@@ -66,6 +129,21 @@ impl GroupWatch {
                 .map_err(|end| Error::dead(&end))?;
         }
         Ok(self.watch.borrow_and_update().clone())
+    }
+
+    /// Waits until [`GroupWatch::changed`] has a state to return. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`GroupWatch::changed`].
+    pub async fn peek_changed(&mut self) -> Result<(), Error> {
+        if self.first || self.watch.has_changed().unwrap_or(false) {
+            return Ok(());
+        }
+        paceline_runtime::replica::changed_or_dead(&mut self.watch, self.runtime.death())
+            .await
+            .map_err(|end| Error::dead(&end))?;
+        self.watch.mark_changed();
+        Ok(())
     }
 
     /// [`GroupWatch::changed`] for callers without an executor.

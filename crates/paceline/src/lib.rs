@@ -43,7 +43,8 @@ pub use paceline_proto::{
     connection::{Connection, ConnectionState},
     election::Role,
     id::{Epoch, Position, SessionId, Trace, Version},
-    message::{Gap, GapCause, Member},
+    look::{EventRecord, KeyInfo, Look, ReignStats, Seen, SessionInfo, Standing, TraceRecord},
+    message::{Gap, GapCause, Member, Rank},
     presence::Presence,
 };
 pub use paceline_query::{key, key::QueryKey, patch::Patch};

@@ -6,7 +6,10 @@ use std::{
     time::SystemTime,
 };
 
-use paceline_proto::id::{Key, Version};
+use paceline_proto::{
+    id::{Key, Trace, Version},
+    message::Ask,
+};
 use paceline_runtime::{
     Runtime,
     replica::{Cell, Snapshot},
@@ -32,6 +35,19 @@ impl Query {
         let shown = Mutex::new(Arc::new(View::new(cell.load())));
         let interest = Interest { runtime: self.runtime.clone(), key: self.key.clone() };
         Subscription { cell, watch, seen: 0, shown, interest }
+    }
+}
+
+impl Query {
+    /// The value as the primary has it now, for callers that do not want to follow it.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`], [`Error::RuntimeDead`]. Waits as long as no session leads.
+    pub async fn read<T: DeserializeOwned>(&self) -> Result<Arc<View<T>>, Error> {
+        let subscription = self.subscribe();
+        // Everything the owner did before a Sync is in the replica when that is answered.
+        self.runtime.ask(Ask::Sync, Trace::NONE).await?;
+        Ok(subscription.current())
     }
 }
 

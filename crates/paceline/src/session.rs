@@ -165,6 +165,12 @@ impl Session {
         }
     }
 
+    /// Leaves if this session leads, nobody else is in the group, and its queue holds nothing: first nobody is welcomed
+    /// any more, then it is looked whether that is so. False: the session stays as it was.
+    pub async fn leave_if_alone(&self) -> bool {
+        self.runtime.leave_if_alone().await
+    }
+
     /// [`Session::leave`] for callers without an executor.
     ///
     /// # Errors

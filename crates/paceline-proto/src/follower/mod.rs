@@ -144,6 +144,7 @@ impl Follower {
             Input::KitReady(kit) => self.send(ToHub::Kit(kit), out),
             Input::Took(epoch) => self.send(ToHub::Took(epoch), out),
             Input::Leave => self.send(ToHub::Close, out),
+            Input::Seen { asker, id, seen } => self.send(ToHub::Seen { asker, id, seen }, out),
             Input::Deadline => self.due(now, out),
         }
     }
@@ -348,6 +349,7 @@ impl Follower {
             ToSession::Go { last } => out.push(Effect::Go { last }),
             ToSession::Moved { epoch, to } => out.push(Effect::Moved { epoch, to }),
             ToSession::Close => out.push(Effect::OwnerClosed),
+            ToSession::Look { asker, id, look } => out.push(Effect::Look { asker, id, look }),
         }
     }
 

@@ -6,6 +6,7 @@ use crate::{
     connection::Connection,
     event::Event,
     id::{Key, Mark, SessionId, Stream, Trace},
+    look::{Look, Seen},
     message::{
         Answer, Ask, Gap, Held, HeldEvent, KitAddress, OpOutcome, Operation, Ping, SubmitOutcome, ToHub,
         ToSession, Welcome,
@@ -66,6 +67,15 @@ pub enum Input {
     Took(crate::id::Epoch),
     /// Say Close to the owner.
     Leave,
+    /// Answer to [`Effect::Look`].
+    Seen {
+        /// Who asked.
+        asker: SessionId,
+        /// Its number for it.
+        id: u64,
+        /// What was found.
+        seen: Seen,
+    },
     /// The deadline passed.
     Deadline,
 }
@@ -136,6 +146,15 @@ pub enum Effect {
     },
     /// To Election: the owner ends.
     OwnerClosed,
+    /// Another session wants a look into this one; answered by [`Input::Seen`].
+    Look {
+        /// Who asks.
+        asker: SessionId,
+        /// Its number for it.
+        id: u64,
+        /// What it wants to see.
+        look: Look,
+    },
     /// The peer broke the protocol; drop the link.
     Break(String),
     /// Observable event.

@@ -75,6 +75,13 @@ impl Cache {
         self.entries.len()
     }
 
+    /// The entries strictly after a key, or all.
+    pub(super) fn after(&self, after: Option<&Key>) -> impl Iterator<Item = &Entry> {
+        use std::ops::Bound;
+        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.entries.range::<Key, _>((lower, Bound::Unbounded)).map(|(_, entry)| entry)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
     }

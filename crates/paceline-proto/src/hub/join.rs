@@ -37,7 +37,7 @@ impl Hub {
             return;
         }
         self.arrivals += 1;
-        let link = Link::new(id, &hello, remote, self.arrivals);
+        let link = Link::new(id, &hello, remote, self.arrivals, self.now);
         self.members.joined(hello.session, &hello.label, hello.pid, id, self.now);
         let slot = self.links.add(link);
         out.push(Effect::Event(Event::Joined { link: id, session: hello.session }));

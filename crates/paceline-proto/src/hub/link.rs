@@ -85,6 +85,8 @@ pub(super) struct Link {
     pub(super) session: SessionId,
     pub(super) label: String,
     pub(super) pid: u32,
+    pub(super) build: String,
+    pub(super) since: Time,
     pub(super) rank: Rank,
     pub(super) remote: bool,
     /// Order of arrival: the longest joined becomes heir first.
@@ -134,12 +136,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(id: LinkId, hello: &Hello, remote: bool, arrival: u64) -> Self {
+    pub(super) fn new(id: LinkId, hello: &Hello, remote: bool, arrival: u64, now: Time) -> Self {
         Self {
             id,
             session: hello.session,
             label: hello.label.clone(),
             pid: hello.pid,
+            build: hello.build.clone(),
+            since: now,
             rank: hello.rank,
             remote,
             arrival,

@@ -58,6 +58,10 @@ impl Links {
         self.by_id.get(&id).copied()
     }
 
+    pub(super) fn subscribers(&self, key: &Key) -> usize {
+        self.keys.get(key).map_or(0, Vec::len)
+    }
+
     pub(super) fn get(&self, slot: Slot) -> Option<&Link> {
         self.slots.get(slot)?.as_ref()
     }

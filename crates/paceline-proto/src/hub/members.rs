@@ -15,7 +15,7 @@ pub(super) struct MemberState {
     pid: u32,
     pub(super) link: Option<LinkId>,
     /// Since when nothing is heard of it.
-    silent_since: Time,
+    pub(super) silent_since: Time,
     /// What it acknowledged in this reign.
     acked: Option<Offset>,
     /// All it knows that this owner may lack has arrived.
@@ -24,6 +24,12 @@ pub(super) struct MemberState {
     pub(super) clean: bool,
     /// Where its last link stood in the channels: it will come back there.
     pub(super) stood: BTreeMap<Channel, ChannelOffer>,
+}
+
+impl MemberState {
+    pub(super) fn as_member(&self, session: SessionId) -> Member {
+        Member { session, label: self.label.clone(), pid: self.pid, joined: self.link.is_some() }
+    }
 }
 
 #[derive(Debug)]
@@ -117,6 +123,10 @@ impl Members {
         gone
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &MemberState)> {
+        self.all.iter().map(|(session, member)| (*session, member))
+    }
+
     pub(super) fn get(&self, session: SessionId) -> Option<&MemberState> {
         self.all.get(&session)
     }
@@ -174,13 +184,7 @@ impl Members {
     }
 
     pub(super) fn list(&self) -> Vec<Member> {
-        let member = |(session, state): (&SessionId, &MemberState)| Member {
-            session: *session,
-            label: state.label.clone(),
-            pid: state.pid,
-            joined: state.link.is_some(),
-        };
-        self.all.iter().map(member).collect()
+        self.iter().map(|(session, state)| state.as_member(session)).collect()
     }
 }
 

@@ -17,6 +17,7 @@ mod channels;
 mod collect;
 mod conflate;
 mod heirs;
+mod inspect;
 mod join;
 mod link;
 mod links;
@@ -171,6 +172,7 @@ pub struct Hub {
     offers_deadline: Time,
     tail_deadline: Time,
     next_ping: Time,
+    began: Time,
     stats: Stats,
 }
 
@@ -220,6 +222,7 @@ impl Hub {
             offers_deadline: now + OFFER_WAIT,
             tail_deadline: now + OFFER_WAIT + OFFER_WAIT,
             next_ping: now + PING_INTERVAL,
+            began: now,
             stats: Stats::default(),
         };
         hub.take_over(carried);

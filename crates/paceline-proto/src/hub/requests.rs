@@ -44,6 +44,11 @@ impl Submits {
         }
     }
 
+    /// Nothing waits or is with the store.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.storing.is_empty()
+    }
+
     pub(super) fn drop_link(&mut self, link: LinkId) {
         let (gone, kept): (VecDeque<_>, VecDeque<_>) =
             self.waiting.drain(..).partition(|(waiting, _)| *waiting == link);
@@ -132,6 +137,7 @@ impl Hub {
             ToHub::Kit(kit) => self.kit_ready(slot, kit)?,
             ToHub::Took(epoch) => self.took(slot, epoch, out),
             ToHub::Close => self.leave(slot, out),
+            ToHub::Seen { asker, id, seen } => self.seen(asker, id, seen, out),
         }
         Ok(())
     }
@@ -233,6 +239,13 @@ impl Hub {
         let answer = match ask {
             Ask::Sync => Answer::Done,
             Ask::Members => Answer::Members(self.members.list()),
+            Ask::Sessions => Answer::Sessions(self.sessions()),
+            Ask::Keys { after } => self.keys_after(after.as_ref()),
+            Ask::Stats => Answer::Stats(self.reign_stats()),
+            Ask::Look { at, look } => match self.look(slot, id, at, look, out) {
+                Some(refused) => refused,
+                None => return,
+            },
             Ask::Promote(to) => match self.promote(to) {
                 Ok(()) if to == Some(self.owner) => Answer::Done,
                 Ok(()) => {

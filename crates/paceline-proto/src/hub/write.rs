@@ -202,6 +202,7 @@ fn message_size(message: &ToSession) -> usize {
         ToSession::Ping(ping) => ping.members.len() * 64,
         ToSession::WantKeys(keys) => keys.iter().map(|key| key.0.len() + 8).sum(),
         ToSession::Answer { answer: crate::message::Answer::Members(members), .. } => members.len() * 64,
+        ToSession::Answer { answer: crate::message::Answer::Seen(seen), .. } => seen.size(),
         ToSession::Welcome(_)
         | ToSession::Busy { .. }
         | ToSession::Refused(_)
@@ -216,6 +217,7 @@ fn message_size(message: &ToSession) -> usize {
         | ToSession::Dismissed
         | ToSession::Go { .. }
         | ToSession::Moved { .. }
-        | ToSession::Close => 64,
+        | ToSession::Close
+        | ToSession::Look { .. } => 64,
     }
 }

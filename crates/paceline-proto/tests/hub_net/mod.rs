@@ -14,6 +14,7 @@ use paceline_proto::{
     hub::{self, Begin, ChannelSpec, Fold, Hub, Part, Resume},
     id::*,
     limits::{PING_INTERVAL, WRITE_MAX},
+    look::Look,
     message::*,
     presence::Presence,
     time::Time,
@@ -94,6 +95,7 @@ pub struct Node {
     pub members: Option<Vec<Member>>,
     pub moved: Option<Epoch>,
     pub broken: Option<String>,
+    pub looks: Vec<(SessionId, u64, Look)>,
     next_token: u64,
 }
 
@@ -123,6 +125,7 @@ impl Node {
             members: None,
             moved: None,
             broken: None,
+            looks: Vec::new(),
             next_token: 0,
         }
     }
@@ -310,6 +313,7 @@ impl Net {
                 follower::Effect::Heir(heir) => node.heir = heir,
                 follower::Effect::Go { .. } | follower::Effect::OwnerClosed => {}
                 follower::Effect::Moved { epoch, .. } => node.moved = Some(epoch),
+                follower::Effect::Look { asker, id, look } => node.looks.push((asker, id, look)),
                 follower::Effect::Break(why) => node.broken = Some(why),
                 follower::Effect::Event(event) => node.events.push(event),
             }

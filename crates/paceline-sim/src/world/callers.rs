@@ -196,6 +196,7 @@ impl World {
             | Effect::Go { .. }
             | Effect::Moved { .. }
             | Effect::OwnerClosed
+            | Effect::Look { .. }
             | Effect::Break(_)
             | Effect::Event(_) => {}
         }

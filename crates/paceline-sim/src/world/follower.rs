@@ -88,6 +88,8 @@ impl World {
             Effect::Heir(heir) => self.mail_election(pid, ElectionInput::Heir(heir)),
             Effect::Go { last } => self.mail_election(pid, ElectionInput::Go { last }),
             Effect::Moved { epoch, to } => self.mail_election(pid, ElectionInput::Moved { epoch, to }),
+            // Looks are the shell's; no caller of this world asks for one.
+            Effect::Look { .. } => {}
             Effect::OwnerClosed => self.mail_election(pid, ElectionInput::OwnerClosed),
             Effect::Break(why) => {
                 log!(self, "{} breaks its link: {why}", pid.0);
