@@ -3,7 +3,9 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::{Component, Path},
+    time::{Duration, SystemTime},
 };
 
 use paceline_proto::{
@@ -185,6 +187,13 @@ pub fn inspect_claim(dir: &StateDir, epoch: Epoch) -> ClaimSeen {
         }
         Err(error) => ClaimSeen { body: None, lock: LockState::Unreadable(error.to_string()) },
     }
+}
+
+/// When the claim of `epoch` was linked, for people: a link changes the inode, and nothing does after it.
+pub fn claimed_at(dir: &StateDir, epoch: Epoch) -> Option<SystemTime> {
+    let found = fs::symlink_metadata(dir.claim(epoch)).ok()?;
+    let (seconds, nanos) = (u64::try_from(found.ctime()).ok()?, u32::try_from(found.ctime_nsec()).ok()?);
+    Some(SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos))
 }
 
 /// Removes old claims: lists first, then unlinks **ascending** from that list. The newest 16 stay, and so does every

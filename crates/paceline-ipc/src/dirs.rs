@@ -62,6 +62,20 @@ impl StateDir {
         Self::open_in(&Places::of_this_user(), GroupIdentity::new(group.clone(), principal), state_dir)
     }
 
+    /// As [`StateDir::open`], but makes nothing: `None` where the group was never joined by this user.
+    ///
+    /// # Errors
+    /// As [`StateDir::open`].
+    pub fn find(
+        group: &GroupName,
+        principal: Option<&str>,
+        state_dir: Option<&Path>,
+    ) -> Result<Option<Self>, DirectoryError> {
+        let identity = GroupIdentity::new(group.clone(), principal).to_string();
+        let exists = containers(state_dir).iter().any(|container| container.join(&identity).is_dir());
+        if exists { Self::open(group, principal, state_dir).map(Some) } else { Ok(None) }
+    }
+
     pub(crate) fn open_in(
         places: &Places<'_>,
         group: GroupIdentity,
@@ -150,6 +164,16 @@ impl StateDir {
         self.part(CACHE)
     }
 
+    /// The guard of a start; never removed.
+    pub fn start_lock(&self) -> PathBuf {
+        self.part("start.lock")
+    }
+
+    /// What a coordinator in the background has to say.
+    pub fn run_log(&self) -> PathBuf {
+        self.part("run.log")
+    }
+
     /// `prefs.toml`, replaced as a whole.
     pub fn prefs(&self) -> PathBuf {
         self.part("prefs.toml")
@@ -214,6 +238,15 @@ impl StateDir {
     }
 }
 
+/// Where the groups of this user may lie: the directory named, or the two that [`StateDir::open`] chooses from. None of
+/// them need exist.
+pub fn containers(state_dir: Option<&Path>) -> Vec<PathBuf> {
+    match state_dir {
+        Some(path) => vec![path.to_owned()],
+        None => Places::of_this_user().possible(),
+    }
+}
+
 impl fmt::Debug for StateDir {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("StateDir").field(&self.0.root).finish()
@@ -263,6 +296,16 @@ mod tests {
         for part in ["", "claims", "s", "kits", "sessions", "blobs", "drafts", "cache"] {
             assert_eq!(mode(&first.root().join(part)), 0o700, "{part:?}");
         }
+    }
+
+    #[test]
+    fn looking_for_a_group_makes_nothing() {
+        let base = tempfile::tempdir().unwrap();
+        assert!(StateDir::find(&name("g"), None, Some(base.path())).unwrap().is_none());
+        assert!(fs::read_dir(base.path()).unwrap().next().is_none());
+        let made = open(base.path()).unwrap();
+        let found = StateDir::find(&name("g"), None, Some(base.path())).unwrap().unwrap();
+        assert_eq!(found.root(), made.root());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use crate::{
     claim::{ClaimBody, listed_above},
     dirs::StateDir,
+    lock,
     os::FileId,
     socket::Bound,
 };
@@ -131,7 +132,7 @@ impl Fence {
 
 /// The claim of this process: the file is linked and locked. Keep it for as long as any thread may still send.
 ///
-/// Dropping it releases the lock; the claim itself stays where it is, for collectors.
+/// Dropping it releases the lock and takes the socket away; the claim itself stays where it is, for collectors.
 #[derive(Debug)]
 pub struct OwnedClaim {
     fence: Fence,
@@ -221,6 +222,13 @@ impl Drop for OwnedClaim {
             // Fence handles and forked children may keep the descriptor; the lock must not wait for them.
             if let Err(error) = inner.file.unlock() {
                 tracing::debug!(epoch = inner.epoch.0, %error, "left the unlocking of a claim to the system");
+            }
+            // After the lock: a held one without a socket would look like an owner that cannot be reached.
+            let socket = inner.dir.socket(&self.body.socket);
+            if self.socket.lock().is_at(&socket)
+                && let Err(error) = lock::remove(&socket)
+            {
+                tracing::debug!(path = %socket.display(), %error, "left a socket to the collectors");
             }
         }
     }
@@ -377,6 +385,22 @@ mod tests {
         owner.pid += 1;
         drop(owner);
         assert_eq!(inspect_claim(&dir, Epoch(1)).lock, LockState::Held);
+    }
+
+    #[test]
+    fn a_claim_that_ends_takes_its_socket_away_but_not_a_strangers() {
+        let (_base, dir) = state_dir();
+        let owner = claim(&dir, 1);
+        let path = dir.socket(&owner.body().socket);
+        drop(owner);
+        assert!(!path.exists());
+        // The bound socket keeps its inode from being given to the stranger.
+        let (owner, _bound) = Kit::make(&dir, body(2)).unwrap().link(Epoch(2)).unwrap();
+        let path = dir.socket(&owner.body().socket);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, b"").unwrap();
+        drop(owner);
+        assert!(path.exists());
     }
 
     #[test]

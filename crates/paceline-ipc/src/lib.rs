@@ -36,5 +36,6 @@ mod os;
 mod place;
 pub mod process;
 pub mod socket;
+pub mod start;
 
 pub use os::FileId;

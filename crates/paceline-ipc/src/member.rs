@@ -66,6 +66,21 @@ pub fn session_alive(dir: &StateDir, session: SessionId) -> bool {
     }
 }
 
+/// The sessions that may live, ascending.
+///
+/// # Errors
+/// As `readdir`.
+pub fn live_sessions(dir: &StateDir) -> io::Result<Vec<SessionId>> {
+    let mut alive = Vec::new();
+    for entry in fs::read_dir(dir.sessions())? {
+        let name = entry?.file_name();
+        let session = name.to_str().and_then(|name| name.parse::<SessionId>().ok());
+        alive.extend(session.filter(|session| session_alive(dir, *session)));
+    }
+    alive.sort_unstable();
+    Ok(alive)
+}
+
 /// Removes the files of sessions that are gone; returns them. May run in several sessions at once.
 ///
 /// # Errors
@@ -128,6 +143,7 @@ mod tests {
         let alive = SessionLock::hold(&dir, SessionId(1)).unwrap();
         drop(SessionLock::hold(&dir, SessionId(2)).unwrap());
         fs::write(dir.sessions().join("notes"), b"").unwrap();
+        assert_eq!(live_sessions(&dir).unwrap(), [SessionId(1)]);
         assert_eq!(collect_sessions(&dir).unwrap(), [SessionId(2)]);
         assert!(session_alive(&dir, alive.session()));
         assert!(dir.sessions().join("notes").exists());

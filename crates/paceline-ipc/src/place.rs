@@ -67,6 +67,16 @@ impl Places<'_> {
         }
     }
 
+    /// Where the directory that holds groups may be if none is named.
+    pub(crate) fn possible(&self) -> Vec<PathBuf> {
+        let home = (self.home)().ok().flatten();
+        home.map(|home| home.join(".local/state/paceline")).into_iter().chain([self.shared_path()]).collect()
+    }
+
+    fn shared_path(&self) -> PathBuf {
+        self.shared.join(format!("paceline-{}", self.uid))
+    }
+
     /// The file system that holds `path`.
     pub(crate) fn kind_of(&self, path: &Path) -> Result<FileSystem, DirectoryError> {
         (self.file_system)(path).map_err(|error| DirectoryError::io(path, "ask for its file system", &error))
@@ -134,7 +144,7 @@ impl Places<'_> {
     }
 
     fn shared(&self) -> Result<Container, DirectoryError> {
-        let path = self.shared.join(format!("paceline-{}", self.uid));
+        let path = self.shared_path();
         create(&path)?;
         check_private(&path, self.uid)?;
         let parents = vec![path.clone(), self.shared.to_owned()];
