@@ -1,0 +1,213 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use paceline::QueryKey;
+use serde_json::Value;
+
+/// One wire, one cache, one outbox for all the sessions of an application on a machine.
+#[derive(Debug, Parser)]
+#[command(name = "paceline", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 no group running, 4 version mismatch, \
+    5 timeout, 6 refused, 10 doctor found problems, 130 interrupted.")]
+pub struct Args {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+    /// Name of the group [env: PACELINE_GROUP] [default: default]
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub group: Option<String>,
+    /// Whose account the group's wire belongs to [env: PACELINE_PRINCIPAL]
+    #[arg(long, global = true, value_name = "WHO")]
+    pub principal: Option<String>,
+    /// Directory of the groups' state [env: PACELINE_STATE_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// One JSON document, or one a line where a list is followed
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// How long to wait for an answer
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    pub timeout: Duration,
+    /// Colours: on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    pub color: ColorChoice,
+}
+
+/// When output has colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a coordinator: a session that leads in preference to others, in the foreground
+    Run(Run),
+    /// Who leads, since when, and how the group is
+    Status,
+    /// The sessions of the group
+    Sessions,
+    /// The keys of the cache
+    Queries,
+    /// Print the value of a key
+    Get(Get),
+    /// Follow a key or a stream; survives the loss of the primary
+    Watch(Watch),
+    /// Set the value of a key for the whole group
+    Set(Set),
+    /// Mark keys stale
+    Invalidate(Invalidate),
+    /// Hand the wire over
+    Promote(Promote),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `run`.
+#[derive(Debug, ClapArgs)]
+pub struct Run {
+    /// Leave when nobody else was in the group for so long and nothing is queued [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = duration_or_never)]
+    pub idle_exit: Option<IdleExit>,
+    /// Started by another command: no terminal, a session of its own, words to the group's run.log
+    #[arg(long, hide = true)]
+    pub background: bool,
+}
+
+/// When a coordinator leaves by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdleExit {
+    /// It stays.
+    Never,
+    /// After so long alone.
+    After(Duration),
+}
+
+/// How a key is given.
+const KEY_HELP: &str = "JSON ('[\"packages\",7]') or the short form (packages/7)";
+
+/// `get`.
+#[derive(Debug, ClapArgs)]
+pub struct Get {
+    #[arg(value_name = "KEY", help = KEY_HELP)]
+    pub key: QueryKey,
+    #[command(flatten)]
+    pub spawn: Spawn,
+}
+
+/// `watch`.
+#[derive(Debug, ClapArgs)]
+pub struct Watch {
+    #[arg(value_name = "KEY", help = KEY_HELP, required_unless_present = "stream")]
+    pub key: Option<QueryKey>,
+    /// Follow this ordered stream of events instead of a key
+    #[arg(long, value_name = "NAME", conflicts_with = "key")]
+    pub stream: Option<String>,
+    #[command(flatten)]
+    pub spawn: Spawn,
+}
+
+/// `set`.
+#[derive(Debug, ClapArgs)]
+pub struct Set {
+    #[arg(value_name = "KEY", help = KEY_HELP)]
+    pub key: QueryKey,
+    /// The value
+    #[arg(value_name = "JSON", value_parser = json, allow_hyphen_values = true)]
+    pub value: Value,
+    #[command(flatten)]
+    pub spawn: Spawn,
+}
+
+/// `invalidate`.
+#[derive(Debug, ClapArgs)]
+pub struct Invalidate {
+    #[arg(value_name = "KEY", help = KEY_HELP)]
+    pub key: QueryKey,
+    /// Only this key, not those under it
+    #[arg(long)]
+    pub exact: bool,
+}
+
+/// `promote`.
+#[derive(Debug, ClapArgs)]
+pub struct Promote {
+    /// The session, or the beginning or end of its id [default: the first heir]
+    pub session: Option<String>,
+}
+
+/// Whether a coordinator is started where no group runs.
+#[derive(Debug, Clone, Copy, ClapArgs)]
+pub struct Spawn {
+    /// Do not start a coordinator where no group runs: exit 3 instead [env: PACELINE_SPAWN=false]
+    #[arg(long)]
+    pub no_spawn: bool,
+}
+
+fn json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text)
+        .map_err(|error| format!("not JSON: {error}; a text needs quotes, for example '\"{text}\"'"))
+}
+
+/// A duration with its unit.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        "" => return Err(format!("the unit is missing: {text}s or {text}ms, for example")),
+        other => return Err(format!("{other:?} is no unit; units are ms, s, m, h and d")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "not a duration such as 250ms, 30s or 5m".to_owned())?;
+    number.checked_mul(unit).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
+}
+
+/// A duration, or `never`.
+pub fn duration_or_never(text: &str) -> Result<IdleExit, String> {
+    if text == "never" { Ok(IdleExit::Never) } else { duration(text).map(IdleExit::After) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        assert!(duration("30").unwrap_err().contains("unit is missing"));
+        assert!(duration("3y").unwrap_err().contains("units are"));
+        assert!(duration("s").is_err());
+        assert_eq!(duration_or_never("never"), Ok(IdleExit::Never));
+    }
+
+    #[test]
+    fn a_stream_or_a_key_is_watched() {
+        assert!(Args::try_parse_from(["paceline", "watch"]).is_err());
+        assert!(Args::try_parse_from(["paceline", "watch", "a/1"]).is_ok());
+        assert!(Args::try_parse_from(["paceline", "watch", "--stream", "labels"]).is_ok());
+        assert!(Args::try_parse_from(["paceline", "watch", "a/1", "--stream", "labels"]).is_err());
+    }
+}

@@ -1,0 +1,168 @@
+//! Coordinators: started by many at once, leaving by themselves, handed over, killed.
+
+mod common;
+
+use common::{Ended, Running, Scratch, check, signal, until};
+use rustix::process::Signal;
+
+/// How often the herd is started.
+fn repeats() -> usize {
+    std::env::var("PACELINE_REPEATS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
+}
+
+#[test]
+fn sixteen_commands_at_once_start_one_coordinator_that_leaves_nothing_behind() {
+    for round in 0..repeats() {
+        let scratch = Scratch::new();
+        let children: Vec<_> = (0..16)
+            .map(|n| scratch.command(&["set", &format!("key/{n}"), "1"]).spawn().expect("start"))
+            .collect();
+        let ended: Vec<Ended> = children
+            .into_iter()
+            .map(|child| Ended::new(child.wait_with_output().expect("its end")))
+            .collect();
+        for one in &ended {
+            assert_eq!(one.code, 0, "round {round}: {}", one.err);
+        }
+        let started = ended.iter().filter(|one| one.err.contains("started a coordinator")).count();
+        assert_eq!(started, 1, "round {round}");
+        assert_eq!(scratch.processes().len(), 1, "round {round}: one coordinator");
+        let queries = scratch.json(&["queries"]);
+        assert_eq!(
+            queries["queries"].as_array().expect("a list").len(),
+            16,
+            "round {round}: nothing is lost"
+        );
+
+        until("the coordinator leaves", || scratch.processes().is_empty());
+        for folder in ["s", "sessions", "kits"] {
+            let left = std::fs::read_dir(scratch.group().join(folder)).expect("a folder").count();
+            assert_eq!(left, 0, "round {round}: {folder} is empty");
+        }
+        assert_eq!(scratch.run(&["status"]).code, 3);
+    }
+}
+
+#[test]
+fn a_coordinator_in_the_background_has_a_session_of_its_own_and_no_stdio() {
+    let scratch = Scratch::new();
+    let started = scratch.run(&["set", "a", "1"]);
+    let [pid] = scratch.processes()[..] else { panic!("one coordinator") };
+    assert!(started.err.contains(&format!("process {pid}")), "{}", started.err);
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let session = stat.rsplit_once(") ").expect("stat").1.split(' ').nth(3).expect("a session");
+    assert_eq!(session, pid.to_string());
+    let target = |fd: u32| std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).expect("open");
+    assert_eq!(target(0).to_str(), Some("/dev/null"));
+    assert_eq!(target(1).to_str(), Some("/dev/null"));
+    assert_eq!(target(2), scratch.group().join("run.log"));
+    let log = std::fs::read_to_string(scratch.group().join("run.log")).expect("a log");
+    assert!(log.contains("leads epoch 1"), "{log}");
+}
+
+#[test]
+fn a_coordinator_that_cannot_start_says_why() {
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.group()).expect("a directory");
+    std::fs::write(scratch.group().join("run.log"), "").expect("a file");
+    let readonly = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(scratch.group(), readonly).expect("open it to others");
+    let ended = scratch.run(&["set", "a", "1"]);
+    assert_eq!(ended.code, 6);
+    assert!(ended.err.contains("chmod") && ended.err.contains("default"), "{}", ended.err);
+}
+
+#[test]
+fn a_group_in_use_is_not_left_and_a_used_one_only_after_its_time() {
+    let scratch = Scratch::new();
+    let watch = Running::start(scratch.command(&["watch", "a", "--json"]));
+    until("a coordinator", || scratch.processes().len() == 1);
+    scratch.run(&["set", "a", "1"]);
+    watch.wait("the value", |line| (line["value"] == 1).then_some(()));
+    let before = scratch.processes();
+    // Longer than the time it may be alone: the watch keeps it.
+    std::thread::park_timeout(std::time::Duration::from_millis(1200));
+    assert_eq!(scratch.processes(), before);
+    drop(watch);
+    until("the coordinator leaves", || scratch.processes().is_empty());
+}
+
+#[test]
+fn a_terminated_coordinator_hands_over_and_leaves_no_socket() {
+    let scratch = Scratch::new();
+    let mut first = scratch.coordinator();
+    let second = scratch.coordinator();
+    until("an heir that holds the value", || scratch.json(&["set", "a", "1"])["volatile"] == false);
+    first.signal(Signal::TERM);
+    assert_eq!(first.end().0, Some(0));
+    assert_eq!(scratch.json(&["get", "a"])["value"], 1);
+    assert_eq!(scratch.json(&["status"])["primary"]["pid"], second.pid());
+    let mut second = second;
+    second.signal(Signal::INT);
+    assert_eq!(second.end().0, Some(0));
+    assert_eq!(std::fs::read_dir(scratch.group().join("s")).expect("sockets").count(), 0);
+}
+
+#[test]
+fn a_coordinator_that_the_terminal_stops_hands_over_first_and_comes_back() {
+    let scratch = Scratch::new();
+    let first = scratch.coordinator();
+    let second = scratch.coordinator();
+    until("an heir", || scratch.json(&["set", "a", "1"])["volatile"] == false);
+    first.signal(Signal::TSTP);
+    second.wait("the handover", |line| {
+        (line["kind"] == "primary_elected").then(|| line["text"].as_str().expect("text").to_owned())
+    });
+    until("the stop", || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", first.pid())).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    });
+    assert_eq!(scratch.json(&["get", "a"])["value"], 1, "the group goes on");
+    first.signal(Signal::CONT);
+    first.wait("its return", |line| (line["kind"] == "following").then_some(()));
+}
+
+#[test]
+fn a_watch_survives_every_coordinator_and_starts_a_new_one() {
+    let scratch = Scratch::new();
+    let first = scratch.coordinator();
+    let second = scratch.coordinator();
+    let mut command = scratch.command(&["watch", "packages/7", "--json"]);
+    command.env("PACELINE_IDLE_EXIT", "never");
+    let mut watch = Running::start(command);
+    scratch.run(&["set", "packages/7", "41"]);
+    watch.wait("the value", |line| {
+        check("watch", line);
+        (line["value"] == 41).then_some(())
+    });
+    let (pids, mut first, mut second) = ([first.pid(), second.pid()], first, second);
+    for pid in pids {
+        signal(pid, Signal::KILL);
+    }
+    first.child.wait().expect("its end");
+    second.child.wait().expect("its end");
+    let led = watch.wait("a new primary", |line| {
+        check("watch", line);
+        let new = line["event"] == "primary" && pids.iter().all(|pid| line["pid"] != *pid);
+        new.then(|| line["pid"].clone())
+    });
+    let pid = u32::try_from(led.as_u64().expect("a pid")).expect("a pid");
+    assert!(scratch.processes().contains(&pid), "the watch started it");
+    assert_eq!(scratch.json(&["get", "packages/7"])["value"], 41, "the watch held it");
+    watch.signal(Signal::INT);
+    let (code, words) = watch.end();
+    assert_eq!(code, Some(130));
+    assert!(words.contains("started a coordinator") && words.contains("packages/7 is kept"), "{words}");
+}
+
+#[test]
+fn lines_of_a_coordinator_fit_their_schema() {
+    let scratch = Scratch::new();
+    let mut coordinator = Running::start(scratch.command(&["run", "--json"]));
+    coordinator.wait("its store", |line| {
+        check("run", line);
+        (line["kind"] == "adopted").then_some(())
+    });
+    coordinator.signal(Signal::TERM);
+    assert_eq!(coordinator.end().0, Some(0));
+}
