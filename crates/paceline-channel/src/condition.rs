@@ -3,7 +3,7 @@
 //! `any`, `$` is the element. A missing path and an unbound name are null. Numbers compare by value, texts by their
 //! characters; where two values have no order, `<` and its kin do not hold.
 
-use std::{cmp::Ordering, collections::BTreeMap, str::FromStr};
+use std::{cmp::Ordering, collections::BTreeMap, fmt, str::FromStr};
 
 use paceline_query::number;
 use serde_json::Value;
@@ -128,6 +128,71 @@ impl Condition {
             Self::Failed => scope.failed,
             Self::All(conditions) => conditions.iter().all(|condition| condition.holds_in(scope)),
         }
+    }
+
+    /// The names of `key.NAME` in it, in order.
+    pub fn names(&self) -> Vec<&str> {
+        match self {
+            Self::Compare(Operand::Bound(name), _, _) => vec![name],
+            Self::Compare(Operand::Value(_) | Operand::Len(_), _, _) | Self::Empty(_) | Self::Failed => {
+                Vec::new()
+            }
+            Self::Any(_, condition) => condition.names(),
+            Self::All(conditions) => conditions.iter().flat_map(Self::names).collect(),
+        }
+    }
+
+    /// Whether it asks for `error`.
+    pub fn asks_for_failure(&self) -> bool {
+        match self {
+            Self::Failed => true,
+            Self::Compare(..) | Self::Empty(_) => false,
+            Self::Any(_, condition) => condition.asks_for_failure(),
+            Self::All(conditions) => conditions.iter().any(Self::asks_for_failure),
+        }
+    }
+}
+
+impl fmt::Display for Condition {
+    /// One spelling for all that read as the same condition.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Compare(operand, comparison, literal) => write!(f, "{operand} {comparison} {literal}"),
+            Self::Empty(path) => write!(f, "empty({path})"),
+            Self::Any(path, condition) => write!(f, "any({path}, {condition})"),
+            Self::Failed => f.write_str("error"),
+            Self::All(conditions) => conditions.iter().enumerate().try_for_each(|(n, condition)| {
+                f.write_str(if n == 0 { "" } else { " and " })?;
+                condition.fmt(f)
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Operand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value(path) => path.fmt(f),
+            Self::Len(path) => write!(f, "len({path})"),
+            Self::Bound(name) => write!(f, "key.{name}"),
+        }
+    }
+}
+
+/// The comparisons and how they are written; the longer tokens first: `<=` begins with `<`.
+const COMPARISONS: [(&str, Comparison); 6] = [
+    ("==", Comparison::Equal),
+    ("!=", Comparison::NotEqual),
+    ("<=", Comparison::LessOrEqual),
+    (">=", Comparison::GreaterOrEqual),
+    ("<", Comparison::Less),
+    (">", Comparison::Greater),
+];
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let token = COMPARISONS.iter().find(|(_, comparison)| comparison == self).map(|(token, _)| *token);
+        f.write_str(token.unwrap_or_default())
     }
 }
 
@@ -284,16 +349,7 @@ impl Parser<'_> {
     }
 
     fn comparison(&mut self) -> Result<Comparison, ConditionError> {
-        // The longer tokens first: `<=` begins with `<`.
-        let tokens = [
-            ("==", Comparison::Equal),
-            ("!=", Comparison::NotEqual),
-            ("<=", Comparison::LessOrEqual),
-            (">=", Comparison::GreaterOrEqual),
-            ("<", Comparison::Less),
-            (">", Comparison::Greater),
-        ];
-        for (token, comparison) in tokens {
+        for (token, comparison) in COMPARISONS {
             if self.take(token) {
                 return Ok(comparison);
             }
@@ -375,6 +431,22 @@ mod tests {
         assert!(holds(r#"key.filter == "active" and key.id == 7 and error"#));
         assert!(!holds(r#"key.filter != "active""#));
         assert!(holds("any($, $.id == 1 and key.id > 6)"), "names reach into elements");
+    }
+
+    #[test]
+    fn a_condition_shows_so_that_it_reads_as_the_same() {
+        for (text, shown) in [
+            (r#"$.type=="A\"b"  and  len( $.n )<= 7"#, r#"$.type == "A\"b" and len($.n) <= 7"#),
+            ("any($, $.a!=null and key.x >1.5)", "any($, $.a != null and key.x > 1.5)"),
+            ("empty( $.a[0] ) and error", "empty($.a[0]) and error"),
+        ] {
+            let condition: Condition = text.parse().unwrap();
+            assert_eq!(condition.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(condition));
+        }
+        let condition: Condition = "any($, key.a == 1) and key.b < 2 and error".parse().unwrap();
+        assert_eq!(condition.names(), ["a", "b"]);
+        assert!(condition.asks_for_failure() && !"empty($)".parse::<Condition>().unwrap().asks_for_failure());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! fit, in the order of their declaration, then what a closure says.
 //!
 //! Paths begin at the message as it came, the envelope included. In keys, `{name}` stands for what the pattern of the
-//! route's channel bound.
+//! route's channel bound, or for a parameter of the connection.
 
 use std::{fmt, sync::Arc};
 
@@ -53,8 +53,8 @@ pub enum RouteError {
     /// Its channel is no pattern.
     #[error(transparent)]
     Pattern(#[from] PatternError),
-    /// Its key wants a name that its channel does not bind.
-    #[error("fill {{{0}}} in a key: the route's channel does not bind it")]
+    /// Its key wants a name that neither its channel nor its connection binds.
+    #[error("fill {{{0}}} in a key: neither the route's channel nor its connection binds it")]
     Unbound(String),
 }
 
@@ -132,6 +132,7 @@ impl Action {
 /// A declared route.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Route {
+    parameters: Vec<String>,
     channel: Option<Pattern>,
     names: Vec<String>,
     when: Option<Condition>,
@@ -152,6 +153,13 @@ impl Route {
     pub fn channel(mut self, pattern: &str) -> Result<Self, RouteError> {
         self.channel = Some(Pattern::new(pattern)?);
         Ok(self)
+    }
+
+    /// Names that the connection binds, one connection for each of their values. Say them before the keys.
+    #[must_use]
+    pub fn parameters<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.parameters.extend(names.into_iter().map(Into::into));
+        self
     }
 
     /// Only for messages of one of these types.
@@ -206,7 +214,10 @@ impl Route {
 
     fn act(mut self, action: Action) -> Result<Self, RouteError> {
         let wanted = action.key().map(KeyShape::names).unwrap_or_default();
-        let is_bound = |name: &str| self.channel.as_ref().is_some_and(|channel| channel.binds(name));
+        let is_bound = |name: &str| {
+            self.parameters.iter().any(|parameter| parameter == name)
+                || self.channel.as_ref().is_some_and(|channel| channel.binds(name))
+        };
         if let Some(unbound) = wanted.into_iter().find(|name| !is_bound(name)) {
             return Err(RouteError::Unbound(unbound.to_owned()));
         }
@@ -215,21 +226,26 @@ impl Route {
     }
 
     /// What the pattern of the channel binds, if the message is one for this route.
-    fn fits(&self, letter: Letter<'_>) -> Option<Bindings> {
+    fn fits(&self, letter: Letter<'_>, parameters: &Bindings) -> Option<Bindings> {
         if !self.names.is_empty() && !self.names.iter().any(|name| name == letter.name) {
             return None;
         }
-        let bindings = match &self.channel {
-            Some(pattern) => pattern.bind(letter.channel)?,
-            None => Bindings::new(),
-        };
+        let mut bindings = parameters.clone();
+        if let Some(pattern) = &self.channel {
+            bindings.extend(pattern.bind(letter.channel)?);
+        }
         let scope = Scope { root: letter.message.value, bindings: &bindings, failed: false };
         let holds = self.when.as_ref().is_none_or(|when| when.holds_in(scope));
         holds.then_some(bindings)
     }
 
-    fn apply(&self, letter: Letter<'_>, changes: &mut Vec<Change>) -> Result<(), MisfitError> {
-        let Some(bindings) = self.fits(letter) else { return Ok(()) };
+    fn apply(
+        &self,
+        letter: Letter<'_>,
+        parameters: &Bindings,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), MisfitError> {
+        let Some(bindings) = self.fits(letter, parameters) else { return Ok(()) };
         let message = letter.message;
         for action in &self.actions {
             changes.push(match action {
@@ -297,6 +313,7 @@ pub type Closure = Arc<dyn Fn(&Value) -> Vec<Change> + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Router {
     envelope: Envelope,
+    parameters: Bindings,
     routes: Vec<Route>,
     closure: Option<Closure>,
 }
@@ -314,6 +331,11 @@ impl Router {
     /// Says where messages have their type and channel.
     pub fn set_envelope(&mut self, envelope: Envelope) {
         self.envelope = envelope;
+    }
+
+    /// Says what the connection's parameters are bound to.
+    pub fn set_parameters(&mut self, parameters: Bindings) {
+        self.parameters = parameters;
     }
 
     /// Adds a declared route.
@@ -336,7 +358,7 @@ impl Router {
             Letter { message, name: text(&self.envelope.name), channel: text(&self.envelope.channel) };
         let mut changes = Vec::new();
         for route in &self.routes {
-            route.apply(letter, &mut changes)?;
+            route.apply(letter, &self.parameters, &mut changes)?;
         }
         if let Some(closure) = &self.closure {
             let made = closure(message.value);
@@ -433,6 +455,18 @@ mod tests {
             assert_eq!(changes(route(), &message(name, channel)), Ok(vec![]), "{name} {channel}");
         }
         assert_eq!(changes(route(), &json!([1])), Ok(vec![]), "no envelope at all");
+    }
+
+    #[test]
+    fn a_connection_binds_its_parameters() {
+        let mut router = Router::default();
+        router.set_parameters(Bindings::from([("license".to_owned(), json!("A-1"))]));
+        let route = Route::new().parameters(["license"]);
+        router.push(route.invalidate(&json!(["packages", "{license}"]), false).unwrap());
+        let value = json!({});
+        let made = router.changes(Message { value: &value, raw: &Bytes::from("{}") });
+        let key = key!["packages", "A-1"].to_key();
+        assert_eq!(made, Ok(vec![Change::Invalidate { key, exact: false }]));
     }
 
     #[test]

@@ -143,6 +143,22 @@ impl Template {
         })
     }
 
+    /// The names of the secrets it needs, in order.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Secret(name) => Some(name.as_str()),
+            Part::Text(_) | Part::Name(_) | Part::Token(_) => None,
+        })
+    }
+
+    /// The tokens it needs, in order.
+    pub fn tokens(&self) -> impl Iterator<Item = Token> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Token(token) => Some(*token),
+            Part::Text(_) | Part::Name(_) | Part::Secret(_) => None,
+        })
+    }
+
     /// The text, for a template without secrets.
     ///
     /// # Errors
@@ -341,6 +357,9 @@ mod tests {
         let filled =
             credential("Bearer {secret:api} {token.access}").fill_secret(&Bindings::new(), &Known).unwrap();
         assert_eq!(filled.reveal(), "Bearer s3cret t0ken");
+        let both = credential("{x}{secret:api}{token.access}{secret:b}");
+        assert_eq!(both.secrets().collect::<Vec<_>>(), ["api", "b"]);
+        assert_eq!(both.tokens().collect::<Vec<_>>(), [Token::Access]);
         assert!(!format!("{filled:?}").contains("s3cret"));
         let unknown = credential("{secret:other}").fill_secret(&Bindings::new(), &Known);
         assert_eq!(unknown, Err(FillError::UnknownSecret("other".into())));

@@ -3,6 +3,7 @@
 pub mod key;
 pub mod number;
 pub mod patch;
+pub mod pattern;
 
 #[doc(hidden)]
 pub use serde_json::json as __json;
