@@ -67,6 +67,14 @@ pub enum Command {
     Invalidate(Invalidate),
     /// Hand the wire over
     Promote(Promote),
+    /// The log of observable events, of all sessions or one
+    Events(Events),
+    /// Counters of the reign, and how often each event happened
+    Stats,
+    /// The trace rings of all sessions, merged: which actor handled which message, and how long it took
+    Trace(Trace),
+    /// Raise debug events to the level of information, or end that, while sessions run
+    Debug(DebugArgs),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -146,6 +154,109 @@ pub struct Invalidate {
 pub struct Promote {
     /// The session, or the beginning or end of its id [default: the first heir]
     pub session: Option<String>,
+}
+
+/// `events`.
+#[derive(Debug, ClapArgs)]
+pub struct Events {
+    /// Go on with what happens from now
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only of this session: the beginning or end of its id
+    #[arg(long, value_name = "SESSION")]
+    pub session: Option<String>,
+    /// Only of this kind
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<String>,
+    /// From this level on
+    #[arg(long, value_enum, default_value_t = Level::Info)]
+    pub level: Level,
+}
+
+/// How much an event matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Level {
+    /// A branch taken.
+    Debug,
+    /// A change that a user would notice.
+    Info,
+    /// Somebody should look.
+    Warn,
+}
+
+impl Level {
+    /// The level of this name.
+    pub fn of(name: &str) -> Self {
+        match name {
+            "debug" => Self::Debug,
+            "warn" => Self::Warn,
+            _ => Self::Info,
+        }
+    }
+}
+
+/// `trace`.
+#[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Trace {
+    #[command(subcommand)]
+    pub command: Option<TraceCommand>,
+    /// Go on with what happens from now
+    #[arg(short, long)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub filter: TraceFilter,
+}
+
+/// Which records.
+#[derive(Debug, Default, ClapArgs)]
+pub struct TraceFilter {
+    /// Only of this session: the beginning or end of its id
+    #[arg(long, value_name = "SESSION")]
+    pub session: Option<String>,
+    /// Only of this actor: election, hub, follower, socket or outbox
+    #[arg(long, value_name = "ACTOR")]
+    pub actor: Option<String>,
+    #[arg(long, value_name = "KEY", help = "Only of this key and those under it")]
+    pub key: Option<QueryKey>,
+    /// Only of this cause: the beginning or end of its id
+    #[arg(long, value_name = "ID")]
+    pub trace: Option<String>,
+    /// Only what took at least so long, queueing included
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub min: Option<Duration>,
+    /// Also what belongs to no cause: timers, pings, connections
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// Below `trace`.
+#[derive(Debug, Subcommand)]
+pub enum TraceCommand {
+    /// One cause as a tree over processes, with times
+    Show {
+        /// The beginning or end of its id, as `trace` and `set --json` show it
+        id: String,
+    },
+}
+
+/// `debug`.
+#[derive(Debug, ClapArgs)]
+pub struct DebugArgs {
+    /// On or off
+    #[arg(value_enum)]
+    pub switch: Switch,
+    /// Only of this session: the beginning or end of its id
+    pub session: Option<String>,
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
 }
 
 /// Whether a coordinator is started where no group runs.

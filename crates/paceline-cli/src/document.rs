@@ -1,6 +1,6 @@
 //! The JSON documents of the commands. Field order is output order; `schema` comes first. Described in `docs/schemas/`.
 
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use paceline::{QueryKey, Rank, SessionId, SessionInfo, Standing, Version};
 use serde::{Serialize, Serializer};
@@ -195,6 +195,8 @@ pub struct Done {
     pub key: Key,
     /// Held by the primary alone.
     pub volatile: bool,
+    /// The cause it is traced by.
+    pub trace: String,
 }
 
 /// `promote`.
@@ -233,6 +235,100 @@ pub struct Event {
     pub text: String,
 }
 
+/// `events`.
+#[derive(Debug, Serialize)]
+pub struct Events {
+    pub group: String,
+    pub events: Vec<Event>,
+    /// Sessions that did not answer.
+    pub silent: Vec<String>,
+}
+
+/// `stats`.
+#[derive(Debug, Serialize)]
+pub struct Stats {
+    pub group: String,
+    pub epoch: u64,
+    pub offset: u64,
+    pub age_ms: u64,
+    pub keys: u64,
+    pub bytes: u64,
+    pub counters: BTreeMap<String, u64>,
+    pub sessions: Vec<Counted>,
+}
+
+/// How often events happened in a session; null where it did not answer.
+#[derive(Debug, Serialize)]
+pub struct Counted {
+    pub session: String,
+    pub label: String,
+    pub pid: u32,
+    pub events: Option<BTreeMap<String, u64>>,
+}
+
+/// `debug`.
+#[derive(Debug, Serialize)]
+pub struct Debug {
+    pub group: String,
+    pub sessions: Vec<Debugged>,
+}
+
+/// Debug lines of a session.
+#[derive(Debug, Serialize)]
+pub struct Debugged {
+    pub session: String,
+    pub before: bool,
+    pub now: bool,
+}
+
+/// `trace`.
+#[derive(Debug, Serialize)]
+pub struct Trace {
+    pub group: String,
+    pub records: Vec<TraceRecord>,
+    /// Sessions that did not answer.
+    pub silent: Vec<String>,
+}
+
+/// A line of `trace`.
+#[derive(Debug, Serialize)]
+pub struct TraceRecord {
+    pub at: Instant,
+    pub session: String,
+    pub pid: u32,
+    pub actor: String,
+    pub message: String,
+    pub key: Option<String>,
+    pub queued_us: f64,
+    pub ran_us: f64,
+    pub outcome: String,
+    pub trace: Option<String>,
+    pub span: String,
+    pub parent: Option<String>,
+}
+
+/// `trace show`.
+#[derive(Debug, Serialize)]
+pub struct TraceShown {
+    pub group: String,
+    pub trace: String,
+    pub processes: usize,
+    pub took_us: f64,
+    /// In the order of a walk through the tree.
+    pub spans: Vec<Span>,
+    /// Sessions that did not answer.
+    pub silent: Vec<String>,
+}
+
+/// A record in a tree.
+#[derive(Debug, Serialize)]
+pub struct Span {
+    pub depth: usize,
+    pub after_us: f64,
+    #[serde(flatten)]
+    pub record: TraceRecord,
+}
+
 /// A time: RFC 3339 in UTC, with milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Instant(pub SystemTime);
@@ -241,6 +337,16 @@ impl Instant {
     /// Now.
     pub fn now() -> Self {
         Self(paceline_ipc::clock::wall())
+    }
+
+    /// The time of the day in UTC, with milliseconds.
+    pub fn time(self) -> String {
+        humantime::format_rfc3339_millis(self.0).to_string()[11..23].to_owned()
+    }
+
+    /// The same, with microseconds.
+    pub fn time_fine(self) -> String {
+        humantime::format_rfc3339_micros(self.0).to_string()[11..26].to_owned()
     }
 }
 
@@ -300,9 +406,10 @@ mod tests {
 
     #[test]
     fn documents_begin_with_their_schema() {
-        let done = Done { group: "g".into(), key: Key("a/1".parse().unwrap()), volatile: true };
+        let done =
+            Done { group: "g".into(), key: Key("a/1".parse().unwrap()), volatile: true, trace: "7".into() };
         let text = serde_json::to_string(&document(done)).unwrap();
-        assert_eq!(text, r#"{"schema":1,"group":"g","key":["a",1],"volatile":true}"#);
+        assert_eq!(text, r#"{"schema":1,"group":"g","key":["a",1],"volatile":true,"trace":"7"}"#);
     }
 
     #[test]

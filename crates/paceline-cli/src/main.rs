@@ -4,14 +4,17 @@
 
 mod args;
 mod document;
+mod events;
 mod failure;
 mod group;
 mod listing;
+mod looks;
 mod promote;
 mod run;
 mod settings;
 mod start;
 mod status;
+mod trace;
 mod ui;
 mod values;
 mod watch;
@@ -65,6 +68,10 @@ fn carry_out(args: Args, ui: &Ui) -> Result<(), Failure> {
             Command::Invalidate(invalidate) => values::invalidate(&settings, invalidate, ui).await,
             Command::Watch(watch) => watch::watch(&settings, watch, ui).await,
             Command::Promote(promote) => promote::promote(&settings, promote, ui).await,
+            Command::Events(events) => events::events(&settings, events, ui).await,
+            Command::Stats => events::stats(&settings, ui).await,
+            Command::Trace(trace) => trace::trace(&settings, trace, ui).await,
+            Command::Debug(debug) => events::debug(&settings, debug, ui).await,
             Command::Completions { .. } => Ok(()),
         }
     })

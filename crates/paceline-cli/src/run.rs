@@ -147,7 +147,11 @@ impl Coordinator {
     fn tell_events(&mut self) -> Result<(), Failure> {
         let (events, written) = self.session.runtime().observer().records_after(self.told);
         self.told = written;
-        events.into_iter().filter(|event| event.level != "debug").try_for_each(|event| self.tell(event))
+        let debug = self.session.runtime().observer().is_debug();
+        events
+            .into_iter()
+            .filter(|event| debug || event.level != "debug")
+            .try_for_each(|event| self.tell(event))
     }
 
     fn tell(&self, event: EventRecord) -> Result<(), Failure> {
@@ -158,8 +162,7 @@ impl Coordinator {
             return self.ui.document(&document(Event { at, session, kind, level, text }));
         }
         let style = if event.level == "warn" { Style::Warn } else { Style::Bold };
-        let time = humantime::format_rfc3339_millis(at.0).to_string();
-        let time = self.ui.on_err(Style::Dim, &time[11..23]);
+        let time = self.ui.on_err(Style::Dim, &at.time());
         let text = crate::ui::one_line(&event.text);
         let text = if event.level == "warn" { self.ui.on_err(style, &text) } else { text };
         self.ui.say(&format!("{time}  {text}"));

@@ -113,26 +113,36 @@ impl Ui {
 
     /// Prints rows under a heading, in columns as wide as their widest cell.
     pub fn table(&self, heading: &[&str], rows: &[Vec<Cell>]) -> Result<(), Failure> {
-        let width = |column: usize| {
-            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| width_of(&cell.text));
-            cells.chain([width_of(heading[column])]).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..heading.len()).map(width).collect();
+        let widths = widths(heading, rows);
         let heading: Vec<Cell> = heading.iter().map(|name| Cell::new(*name).style(Style::Dim)).collect();
-        for row in std::iter::once(&heading).chain(rows) {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                let padding = " ".repeat(width - width_of(&cell.text));
-                let text =
-                    cell.style.map_or_else(|| cell.text.clone(), |style| self.paint(style, &cell.text));
-                line += &text;
-                line += &padding;
-                line += "  ";
-            }
-            self.line(line.trim_end())?;
-        }
-        Ok(())
+        self.row(&heading, &widths)?;
+        rows.iter().try_for_each(|row| self.row(row, &widths))
     }
+
+    /// Goes on with a table whose heading was printed.
+    pub fn table_without_heading(&self, heading: &[&str], rows: &[Vec<Cell>]) -> Result<(), Failure> {
+        let widths = widths(heading, rows);
+        rows.iter().try_for_each(|row| self.row(row, &widths))
+    }
+
+    fn row(&self, row: &[Cell], widths: &[usize]) -> Result<(), Failure> {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let padding = " ".repeat(width - width_of(&cell.text));
+            line += &cell.style.map_or_else(|| cell.text.clone(), |style| self.paint(style, &cell.text));
+            line += &padding;
+            line += "  ";
+        }
+        self.line(line.trim_end())
+    }
+}
+
+fn widths(heading: &[&str], rows: &[Vec<Cell>]) -> Vec<usize> {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| width_of(&cell.text));
+        cells.chain([width_of(heading[column])]).max().unwrap_or(0)
+    };
+    (0..heading.len()).map(width).collect()
 }
 
 /// A cell of a table.

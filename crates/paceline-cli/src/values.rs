@@ -1,5 +1,6 @@
 //! `get`, `set` and `invalidate`.
 
+use paceline::Receipt;
 use serde_json::value::RawValue;
 
 use crate::{
@@ -47,8 +48,9 @@ pub async fn set(settings: &Settings, set: Set, ui: &Ui) -> Result<(), Failure> 
     joined.leave().await;
     let held =
         if receipt.volatile { "held by the primary alone, no heir yet" } else { "held by an heir too" };
-    ui.note(&format!("set {}: {held}", spell(&set.key)));
-    done(settings, set.key, receipt.volatile, ui)
+    let trace = format!("{:032x}", receipt.trace.trace);
+    ui.note(&format!("set {}: {held}; trace {}", spell(&set.key), &trace[24..]));
+    done(settings, set.key, receipt, ui)
 }
 
 /// Marks keys stale.
@@ -63,12 +65,17 @@ pub async fn invalidate(settings: &Settings, invalidate: Invalidate, ui: &Ui) ->
     joined.leave().await;
     let what = if invalidate.exact { "" } else { " and what is under it" };
     ui.note(&format!("marked {}{what} stale", spell(&invalidate.key)));
-    done(settings, invalidate.key, receipt.volatile, ui)
+    done(settings, invalidate.key, receipt, ui)
 }
 
-fn done(settings: &Settings, key: paceline::QueryKey, volatile: bool, ui: &Ui) -> Result<(), Failure> {
+fn done(settings: &Settings, key: paceline::QueryKey, receipt: Receipt, ui: &Ui) -> Result<(), Failure> {
     if !ui.json {
         return Ok(());
     }
-    ui.document(&document(Done { group: settings.group.to_string(), key: document::Key(key), volatile }))
+    ui.document(&document(Done {
+        group: settings.group.to_string(),
+        key: document::Key(key),
+        volatile: receipt.volatile,
+        trace: format!("{:032x}", receipt.trace.trace),
+    }))
 }

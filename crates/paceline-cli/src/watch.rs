@@ -92,7 +92,7 @@ fn show(value: &[u8], stale: bool, same_value: bool, at: Instant, ui: &Ui) -> Re
         return if same_value { Ok(()) } else { ui.line(&text) };
     }
     let mark = if stale { format!("  {}", ui.paint(Style::Warn, "stale")) } else { String::new() };
-    ui.line(&format!("{}  {text}{mark}", ui.paint(Style::Dim, &clock_text(at))))
+    ui.line(&format!("{}  {text}{mark}", ui.paint(Style::Dim, &at.time())))
 }
 
 async fn follow_stream(joined: &Joined, stream: &str, ui: &Ui) -> Result<Infallible, Failure> {
@@ -231,8 +231,4 @@ fn told(joined: &Joined, epoch: u64, ui: &Ui) -> Result<(), Failure> {
         .map_or_else(String::new, |body| format!(" {}, process {}", one_line(&body.label), body.process.pid));
     ui.note(&format!("epoch {epoch}: {}{who} leads", session.short()));
     Ok(())
-}
-
-fn clock_text(at: Instant) -> String {
-    humantime::format_rfc3339_millis(at.0).to_string()[11..23].to_owned()
 }

@@ -17,6 +17,12 @@ fn every_document_fits_its_schema() {
         ("status", vec!["status"]),
         ("sessions", vec!["sessions"]),
         ("queries", vec!["queries"]),
+        ("events", vec!["events"]),
+        ("events", vec!["events", "--level", "debug"]),
+        ("stats", vec!["stats"]),
+        ("trace", vec!["trace"]),
+        ("trace", vec!["trace", "--all"]),
+        ("debug", vec!["debug", "on"]),
     ] {
         check(name, &scratch.json(&arguments));
     }
@@ -42,6 +48,28 @@ fn a_value_set_by_one_command_is_read_by_another() {
     let queries = scratch.json(&["queries"]);
     assert_eq!(queries["queries"][0]["key"], serde_json::json!(["packages", 7]));
     assert_eq!(queries["queries"][0]["stale"], true);
+}
+
+#[test]
+fn debug_lines_are_switched_at_run_time() {
+    let scratch = Scratch::new();
+    let coordinator = scratch.coordinator();
+    let switched = scratch.json(&["debug", "on"]);
+    assert_eq!(switched["sessions"][0]["before"], false);
+    scratch.run(&["get", "a"]);
+    coordinator.wait("a debug line", |line| (line["level"] == "debug").then_some(()));
+    assert_eq!(scratch.json(&["debug", "off"])["sessions"][0]["before"], true);
+}
+
+#[test]
+fn stats_count_what_the_primary_did() {
+    let scratch = Scratch::new();
+    let _coordinator = scratch.coordinator();
+    scratch.run(&["set", "a", "12345"]);
+    let stats = scratch.json(&["stats"]);
+    assert_eq!((stats["keys"].as_u64(), stats["bytes"].as_u64()), (Some(1), Some(5)));
+    assert!(stats["counters"]["frames"].as_u64() >= Some(1), "{stats}");
+    assert_eq!(stats["sessions"][0]["events"]["primary_elected"], 1);
 }
 
 #[test]

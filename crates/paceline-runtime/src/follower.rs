@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use paceline_ipc::{
-    clock, codec,
+    codec,
     framing::FrameReader,
     socket::{self, ReadHalf, WriteHalf},
 };
@@ -389,10 +389,9 @@ impl FollowerBusiness {
         if frame.trace == Trace::NONE {
             return self.drive(Input::Message(message), io);
         }
-        let (cause, key) = (frame.trace, frame.body.key().cloned());
-        let begun = clock::boottime();
+        let (begun, key) = (io.begin(frame.trace), frame.body.key().cloned());
         self.drive(Input::Message(message), io);
-        io.note("apply", key.as_ref(), cause, clock::boottime().since(begun));
+        io.note("apply", key.as_ref(), begun);
     }
 
     fn read(

@@ -361,12 +361,18 @@ impl HubBusiness {
 
     /// Hands a message to the machine. What a caller caused leaves a record, and what follows names that.
     fn message(&mut self, link: LinkId, mut message: ToHub, io: &mut Io<'_, HubIn>) {
+        let mut caused = None;
         if let ToHub::Op { op, trace } = &mut message
             && *trace != Trace::NONE
         {
-            *trace = io.note("op", Some(op.operation.key()), *trace, Duration::ZERO);
+            let begun = io.begin(*trace);
+            *trace = begun.own;
+            caused = Some((begun, op.operation.key().clone()));
         }
         self.drive(Input::Message { link, message }, io);
+        if let Some((begun, key)) = caused {
+            io.note("op", Some(&key), begun);
+        }
     }
 
     fn read(

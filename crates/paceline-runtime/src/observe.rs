@@ -68,6 +68,11 @@ impl Observer {
         self.0.debug.swap(on, Ordering::Relaxed)
     }
 
+    /// Whether debug events are raised.
+    pub fn is_debug(&self) -> bool {
+        self.0.debug.load(Ordering::Relaxed)
+    }
+
     /// How many events ever happened, and its changes.
     pub fn arrived(&self) -> watch::Receiver<u64> {
         self.0.arrived.subscribe()

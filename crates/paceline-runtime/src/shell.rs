@@ -124,6 +124,15 @@ pub(crate) enum Refused {
     Closed,
 }
 
+/// Something with a cause of its own inside a message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Begun {
+    /// Its cause and own span.
+    pub own: Trace,
+    parent: u64,
+    at: Time,
+}
+
 /// What a handler may use.
 pub(crate) struct Io<'a, I> {
     /// When this message is handled.
@@ -146,23 +155,20 @@ impl<I: 'static> Io<'_, I> {
         }
     }
 
-    /// Records something with a cause of its own that came inside this message. Returns the context for what follows
-    /// from it.
-    pub(crate) fn note(
-        &mut self,
-        kind: &'static str,
-        key: Option<&Key>,
-        cause: Trace,
-        took: Duration,
-    ) -> Trace {
+    /// The context for what follows from something with a cause of its own that came inside this message.
+    pub(crate) fn begin(&mut self, cause: Trace) -> Begun {
         let own = Trace { trace: cause.trace, span: self.spans.next() };
+        Begun { own, parent: cause.span, at: clock::boottime() }
+    }
+
+    /// Records what was begun.
+    pub(crate) fn note(&self, kind: &'static str, key: Option<&Key>, begun: Begun) {
         self.ring.push(Record {
-            run_ns: saturate(took),
-            trace: own,
-            parent: cause.span,
-            ..Record::new(self.actor, kind, self.now, Outcome::Done).with_key(key)
+            run_ns: saturate(clock::boottime().since(begun.at)),
+            trace: begun.own,
+            parent: begun.parent,
+            ..Record::new(self.actor, kind, begun.at, Outcome::Done).with_key(key)
         });
-        own
     }
 
     /// Starts work whose result comes back as a message.

@@ -36,6 +36,8 @@ pub struct Session {
 pub struct Receipt {
     /// No heir holds the operation: the primary's death alone would lose it.
     pub volatile: bool,
+    /// The cause that its effects are traced by, in every process.
+    pub trace: Trace,
 }
 
 impl Session {
@@ -123,8 +125,9 @@ impl Session {
                 .transpose()?;
             let value = encode(&f(old))?;
             let operation = Operation::CompareSet { key: key.clone(), base: seen.place.clone(), value };
-            match self.runtime.op(operation, new_trace()).await? {
-                OpOutcome::Applied { volatile, .. } => return Ok(Receipt { volatile }),
+            let trace = new_trace();
+            match self.runtime.op(operation, trace).await? {
+                OpOutcome::Applied { volatile, .. } => return Ok(Receipt { volatile, trace }),
                 OpOutcome::Rejected(why) => return Err(Error::Rejected(why)),
                 // Whatever won is in the replica after everything before a Sync arrived.
                 OpOutcome::Conflict => interest.sync().await?,
@@ -202,8 +205,9 @@ impl Session {
     }
 
     async fn operate(&self, operation: Operation) -> Result<Receipt, Error> {
-        match self.runtime.op(operation, new_trace()).await? {
-            OpOutcome::Applied { volatile, .. } => Ok(Receipt { volatile }),
+        let trace = new_trace();
+        match self.runtime.op(operation, trace).await? {
+            OpOutcome::Applied { volatile, .. } => Ok(Receipt { volatile, trace }),
             OpOutcome::Rejected(why) => Err(Error::Rejected(why)),
             OpOutcome::Conflict => Err(Error::Contended),
         }
