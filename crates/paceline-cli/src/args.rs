@@ -67,6 +67,8 @@ pub enum Command {
     Invalidate(Invalidate),
     /// Hand the wire over
     Promote(Promote),
+    /// What is wrong and what to do: names the holder, the directories, the last elections
+    Doctor,
     /// The log of observable events, of all sessions or one
     Events(Events),
     /// Counters of the reign, and how often each event happened

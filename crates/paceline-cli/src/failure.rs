@@ -36,6 +36,12 @@ pub enum Failure {
     /// The group, or the directory, said no.
     #[error("{0}")]
     Refused(String),
+    /// The doctor found something; the report was printed.
+    #[error("{count} findings")]
+    Findings {
+        /// How many.
+        count: usize,
+    },
     /// Interrupted by the user.
     #[error("interrupted")]
     Interrupted,
@@ -60,13 +66,14 @@ impl Failure {
             Self::Version(_) => 4,
             Self::Timeout { .. } => 5,
             Self::Refused(_) => 6,
+            Self::Findings { .. } => 10,
             Self::Interrupted => 130,
         }
     }
 
     /// Whether there is something to say.
     pub fn is_silent(&self) -> bool {
-        matches!(self, Self::OutputClosed | Self::Interrupted)
+        matches!(self, Self::OutputClosed | Self::Interrupted | Self::Findings { .. })
     }
 }
 

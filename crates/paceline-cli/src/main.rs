@@ -3,6 +3,7 @@
 //! What goes to stdout is data, everything else goes to stderr; exit codes are those of [`failure::Failure`].
 
 mod args;
+mod doctor;
 mod document;
 mod events;
 mod failure;
@@ -69,6 +70,7 @@ fn carry_out(args: Args, ui: &Ui) -> Result<(), Failure> {
             Command::Watch(watch) => watch::watch(&settings, watch, ui).await,
             Command::Promote(promote) => promote::promote(&settings, promote, ui).await,
             Command::Events(events) => events::events(&settings, events, ui).await,
+            Command::Doctor => doctor::doctor(&settings, ui).await,
             Command::Stats => events::stats(&settings, ui).await,
             Command::Trace(trace) => trace::trace(&settings, trace, ui).await,
             Command::Debug(debug) => events::debug(&settings, debug, ui).await,

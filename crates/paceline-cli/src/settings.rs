@@ -1,10 +1,14 @@
 //! Settings: flag > `PACELINE_*` > default.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use paceline::Builder;
 use paceline_ipc::{
-    dirs::StateDir,
+    dirs::{DirectoryError, StateDir},
     group::{GroupName, InvalidGroupName},
 };
 
@@ -80,6 +84,11 @@ impl Settings {
     /// The group's directory, if there is one.
     pub fn find_dir(&self) -> Result<Option<StateDir>, Failure> {
         Ok(StateDir::find(&self.group, self.principal.as_deref(), self.state_dir.as_deref())?)
+    }
+
+    /// The group of this name and principal in another directory of groups, if there is one.
+    pub fn in_container(&self, container: &Path) -> Result<Option<StateDir>, DirectoryError> {
+        StateDir::find(&self.group, self.principal.as_deref(), Some(container))
     }
 
     /// A session of the group, to be joined.

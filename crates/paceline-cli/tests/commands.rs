@@ -20,6 +20,7 @@ fn every_document_fits_its_schema() {
         ("events", vec!["events"]),
         ("events", vec!["events", "--level", "debug"]),
         ("stats", vec!["stats"]),
+        ("doctor", vec!["doctor"]),
         ("trace", vec!["trace"]),
         ("trace", vec!["trace", "--all"]),
         ("debug", vec!["debug", "on"]),

@@ -241,7 +241,7 @@ fn epoch_of(name: &str) -> Option<Epoch> {
     (epoch != Epoch::NONE && format!("{:08}", epoch.0) == name).then_some(epoch)
 }
 
-fn for_people(text: &str) -> String {
+pub(crate) fn for_people(text: &str) -> String {
     text.chars().take(TEXT_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

@@ -2,15 +2,21 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Read, Write},
 };
 
-use paceline_proto::id::SessionId;
+use paceline_proto::{id::SessionId, message::Rank};
 
 use crate::{
+    claim::for_people,
     dirs::StateDir,
     lock::{self, LockState},
+    os::no_follow,
+    process::ProcessMark,
 };
+
+/// Longest description that is read; one that this crate wrote is far shorter.
+const ABOUT_MAX: u64 = 8 << 10;
 
 /// Held for as long as the session lives. Dropping it shows the session's death; [`SessionLock::leave`] also takes its
 /// file away.
@@ -37,6 +43,14 @@ impl SessionLock {
         self.session
     }
 
+    /// Writes into the file who the session is, for people who look when nobody answers.
+    ///
+    /// # Errors
+    /// As `write`. The lock is held in any case.
+    pub fn describe(&mut self, about: &SessionAbout) -> io::Result<()> {
+        self.file.write_all(about.to_text().as_bytes())
+    }
+
     /// Removes the file and then releases the lock.
     ///
     /// # Errors
@@ -44,6 +58,64 @@ impl SessionLock {
     pub fn leave(self) -> io::Result<()> {
         lock::remove(&self.dir.session(self.session)).map(drop)
     }
+}
+
+/// Who a session is, as its file says it. For people; nothing is decided by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionAbout {
+    /// Its process.
+    pub process: ProcessMark,
+    /// A name for people.
+    pub label: String,
+    /// Build of its binary.
+    pub build: String,
+    /// Whether it leads when needed.
+    pub rank: Rank,
+}
+
+impl SessionAbout {
+    fn to_text(&self) -> String {
+        let ProcessMark { pid, start_time, boot_id } = self.process;
+        let rank = match self.rank {
+            Rank::Observer => "observer",
+            Rank::Candidate => "candidate",
+            Rank::Preferred => "preferred",
+        };
+        let (label, build) = (for_people(&self.label), for_people(&self.build));
+        format!(
+            "pid={pid}\nstart_time={start_time}\nboot_id={boot_id:032x}\nlabel={label}\nbuild={build}\nrank={rank}\n"
+        )
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        let value = |key: &str| {
+            let lines = text.lines().filter_map(|line| line.split_once('='));
+            lines.filter(|(found, _)| *found == key).map(|(_, value)| value).next()
+        };
+        Some(Self {
+            process: ProcessMark {
+                pid: value("pid")?.parse().ok()?,
+                start_time: value("start_time")?.parse().ok()?,
+                boot_id: u128::from_str_radix(value("boot_id")?, 16).ok()?,
+            },
+            label: value("label")?.to_owned(),
+            build: value("build")?.to_owned(),
+            rank: match value("rank")? {
+                "observer" => Rank::Observer,
+                "candidate" => Rank::Candidate,
+                "preferred" => Rank::Preferred,
+                _ => return None,
+            },
+        })
+    }
+}
+
+/// Who the session is, if its file says it.
+pub fn about(dir: &StateDir, session: SessionId) -> Option<SessionAbout> {
+    let file = no_follow().read(true).open(dir.session(session)).ok()?;
+    let mut text = String::new();
+    file.take(ABOUT_MAX).read_to_string(&mut text).ok()?;
+    SessionAbout::from_text(&text)
 }
 
 impl Drop for SessionLock {
@@ -121,6 +193,25 @@ mod tests {
         drop(held);
         assert!(!session_alive(&dir, id));
         assert!(dir.session(id).exists(), "only leaving removes the file");
+    }
+
+    #[test]
+    fn a_session_says_who_it_is() {
+        let (_base, dir) = state_dir();
+        let about = SessionAbout {
+            process: ProcessMark::own(),
+            label: "editor\n".to_owned(),
+            build: "1.2.3".to_owned(),
+            rank: Rank::Preferred,
+        };
+        let mut held = SessionLock::hold(&dir, SessionId(5)).unwrap();
+        assert_eq!(super::about(&dir, SessionId(5)), None);
+        held.describe(&about).unwrap();
+        assert_eq!(
+            super::about(&dir, SessionId(5)),
+            Some(SessionAbout { label: "editor ".to_owned(), ..about })
+        );
+        assert_eq!(super::about(&dir, SessionId(6)), None);
     }
 
     #[test]

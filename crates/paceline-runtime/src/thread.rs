@@ -3,7 +3,11 @@
 use std::{sync::Arc, thread};
 
 use bytes::Bytes;
-use paceline_ipc::{dirs::StateDir, member::SessionLock};
+use paceline_ipc::{
+    dirs::StateDir,
+    member::{SessionAbout, SessionLock},
+    process::ProcessMark,
+};
 use paceline_proto::{
     id::{Key, SessionId, Stream, Trace},
     message::{Answer, Ask, OpOutcome, Operation, SubmitOutcome},
@@ -88,8 +92,17 @@ impl Runtime {
     /// Starts the session's thread. Returns when the actors run; `join()` of the observer tells when it is joined.
     pub fn start(options: Options) -> Result<Self, StartError> {
         let session = options.identity.session;
-        let lock = SessionLock::hold(&options.dir, session)
+        let mut lock = SessionLock::hold(&options.dir, session)
             .map_err(|source| StartError::SessionLock { path: options.dir.sessions(), source })?;
+        let about = SessionAbout {
+            process: ProcessMark::own(),
+            label: options.identity.label.clone(),
+            build: options.identity.build.clone(),
+            rank: options.identity.rank,
+        };
+        if let Err(error) = lock.describe(&about) {
+            tracing::debug!(%error, "the session's file says nothing of it");
+        }
         let replica = Arc::new(Replica::default());
         let observer = Observer::default();
         let ring = Ring::default();
