@@ -20,6 +20,7 @@ use paceline_proto::{
 use crate::{
     claim::{ClaimBody, inspect_claim, list_claims},
     dirs::{StateDir, socket_name},
+    failpoint::hit,
     fence::OwnedClaim,
     lock,
     os::FileId,
@@ -91,6 +92,7 @@ impl Kit {
             io::ErrorKind::AlreadyExists => KitError::NameTaken(path.clone()),
             _ => KitError::Io { doing: "create the claim file", source },
         })?;
+        hit("kit_locked");
         match Self::fill(dir, &body, file) {
             Ok(parts) => Ok(Self { dir: dir.clone(), body, pid: std::process::id(), parts: Some(parts) }),
             Err(error) => {
@@ -106,11 +108,13 @@ impl Kit {
         file.write_all(body.to_text().as_bytes())
             .and_then(|()| file.sync_all())
             .map_err(|source| KitError::Io { doing: "write the claim file", source })?;
+        hit("kit_written");
         let path = dir.socket(&body.socket);
         let bound = Bound::bind(&path).map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => KitError::NameTaken(path.clone()),
             _ => KitError::Io { doing: "bind the socket", source },
         })?;
+        hit("kit_bound");
         match FileId::at(&path) {
             Ok(socket) => Ok(Parts { file, id, bound, socket }),
             Err(source) => Err(KitError::Io { doing: "find the socket", source }),
@@ -158,6 +162,7 @@ impl Kit {
             let source = io::Error::other("the kit was used already");
             return Err(LinkError::Io { kit: Box::new(self), source });
         };
+        hit("linked_twice");
         // Collectors take a name that stays behind away once the claim's owner is gone.
         forget(&kit);
         Ok((OwnedClaim::new(self.dir.clone(), epoch, file, id, self.body.clone(), socket), bound))

@@ -26,6 +26,8 @@ pub mod claim;
 pub mod clock;
 pub mod codec;
 pub mod dirs;
+#[doc(hidden)]
+pub mod failpoint;
 pub mod fence;
 pub mod framing;
 pub mod group;

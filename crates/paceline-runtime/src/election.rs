@@ -10,6 +10,7 @@ use std::{
 use paceline_ipc::{
     claim, clock,
     dirs::StateDir,
+    failpoint::hit,
     fence::OwnedClaim,
     kit::{self, Kit, LinkError},
     member::{self, SessionLock},
@@ -29,7 +30,6 @@ use paceline_store::{Durability, QueueDb};
 use tokio::sync::oneshot;
 
 use crate::{
-    failpoint::hit,
     follower::FollowerIn,
     hub::{BeginReign, HubIn},
     listing::{Lister, lock_of},
@@ -335,6 +335,7 @@ impl ElectionBusiness {
         let result = match linked {
             Ok((claim, bound)) => match claim.confirm() {
                 Ok(()) => {
+                    hit("confirmed");
                     let claim = Arc::new(claim);
                     let won = Won { claim, bound: Some(bound), database: Some(database), address };
                     self.won.insert(epoch, won);
@@ -402,6 +403,7 @@ impl ElectionBusiness {
         self.seat.peers.hub(HubIn::End { epoch, close }, io.trace);
         // The outbox drops its hold on the claim when its thread ended; ours goes first, so the lock goes last.
         self.won.remove(&epoch);
+        hit("released");
         self.seat.peers.outbox(OutboxIn::End { epoch }, io.trace);
     }
 
@@ -537,6 +539,7 @@ fn prepare_kit(dir: &StateDir, identity: &Identity) -> Result<Box<PreparedKit>, 
     let nonce = Nonce(uuid::Uuid::new_v4().as_u128());
     let database = QueueDb::create(&dir.database(nonce), Durability::Power)
         .map_err(|error| format!("make a queue database: {error}"))?;
+    hit("kit_database");
     let claimant = claim::Claimant {
         session: identity.session,
         label: identity.label.clone(),

@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use paceline_ipc::{
     codec,
+    failpoint::hit,
     framing::FrameReader,
     socket::{self, ReadHalf, WriteHalf},
 };
@@ -504,6 +505,7 @@ impl Business for FollowerBusiness {
             }
             FollowerIn::Kit(address) => self.drive(Input::KitReady(address), io),
             FollowerIn::Took(epoch) => {
+                hit("tell_took");
                 if let Some(mut out) = self.parting.take()
                     && out.push(&ToHub::Took(epoch)).is_ok()
                     && let Progress::Rest(rest) = out.write()

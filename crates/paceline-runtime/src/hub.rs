@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use paceline_ipc::{
     codec,
+    failpoint::hit,
     framing::FrameReader,
     socket::{AcceptError, Connection, Listener, ReadHalf, WriteHalf},
 };
@@ -226,6 +227,7 @@ impl HubBusiness {
             self.drive(Input::SendClose, io);
         }
         self.write_all_awake(io);
+        hit("told");
         let Some(owned) = self.owned.take() else { return };
         for sink in owned.links.into_values() {
             if let Sink::Remote(mut out) = sink
@@ -315,6 +317,7 @@ impl HubBusiness {
         if let Err((epoch, why)) = self.seat.reign.check() {
             return self.fenced(epoch, why, io);
         }
+        hit("welcome");
         let Some(owned) = &mut self.owned else { return };
         let link = LinkId(owned.next_link);
         owned.next_link += 1;
@@ -530,7 +533,11 @@ impl Business for HubBusiness {
             HubIn::Drain { epoch, to } if self.is_current(epoch) => self.drive(Input::Drain { to }, io),
             HubIn::Resume { epoch } if self.is_current(epoch) => self.drive(Input::Resume, io),
             HubIn::PromoteRefused { why } => self.drive(Input::PromoteRefused { why }, io),
-            HubIn::SendGo { to, last } => self.drive(Input::SendGo { to, last }, io),
+            HubIn::SendGo { to, last } => {
+                self.drive(Input::SendGo { to, last }, io);
+                self.flush(io);
+                hit("go_sent");
+            }
             HubIn::SendMoved { epoch, to } => self.drive(Input::SendMoved { epoch, to }, io),
             HubIn::Retire { reply } => self.retire(reply, io),
             HubIn::Retired { epoch, empty, reply } => {

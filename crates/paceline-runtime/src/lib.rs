@@ -6,7 +6,6 @@
 
 mod death;
 mod election;
-mod failpoint;
 mod fold;
 mod follower;
 mod hub;

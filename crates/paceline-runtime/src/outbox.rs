@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use paceline_ipc::{claim, dirs::StateDir, fence::OwnedClaim};
+use paceline_ipc::{claim, dirs::StateDir, failpoint::hit, fence::OwnedClaim};
 use paceline_proto::{
     id::{Epoch, MutationId, SessionId},
     limits::{COMMIT_MAX, COMMIT_PER_SESSION},
@@ -22,7 +22,6 @@ use tokio::sync::oneshot;
 
 use crate::{
     election::{ElectionIn, blocking},
-    failpoint::hit,
     hub::HubIn,
     shell::{Business, Describe, Io},
     thread::Seat,
@@ -205,6 +204,7 @@ impl OutboxBusiness {
             self.seat.peers.hub(HubIn::Stored { epoch, results }, io.trace);
         }
         if let Some(to) = self.draining.take() {
+            hit("flushed");
             self.seat.peers.hub(HubIn::Drain { epoch, to }, io.trace);
         }
         if self.stopping {
@@ -337,6 +337,7 @@ fn adopt(
 ) -> Result<(Box<Store>, u64), String> {
     let adopted = adopt_steps(&mut store, epoch, failed).map_err(|error| error.to_string())?;
     store.claim.fence().unfenced().map_err(|fenced| fenced.to_string())?;
+    hit("usable");
     Ok((store, adopted.rows))
 }
 
@@ -366,9 +367,13 @@ fn adopt_steps(
 fn commit(mut store: Box<Store>, batch: &[Submit]) -> (Box<Store>, Committed) {
     let mut committed = Committed { results: Vec::with_capacity(batch.len()), fenced: None, failed: None };
     let all = |outcome: &SubmitOutcome| batch.iter().map(|submit| (submit.id, outcome.clone())).collect();
-    match store.database.commit(batch) {
+    hit("commit");
+    let stored = store.database.commit(batch);
+    hit("committed");
+    match stored {
         Ok(results) => match store.claim.fence().unfenced() {
             Ok(()) => {
+                hit("acknowledge");
                 let outcomes = results.iter().map(outcome);
                 committed.results = batch.iter().map(|submit| submit.id).zip(outcomes).collect();
             }
@@ -411,11 +416,13 @@ fn fold_steps(store: &mut Store) -> Result<(), StoreError> {
         Err(error) if !error.state_unknown() => tracing::debug!(%error, "folding waits"),
         Err(error) => return Err(error),
     }
+    hit("folded");
     store.database.maintain()?;
     let discardable = store.database.discardable()?;
     if store.claim.fence().unfenced().is_ok() {
         for path in discardable {
             paceline_store::remove(&path)?;
+            hit("removed");
         }
     }
     Ok(())

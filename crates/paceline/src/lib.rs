@@ -39,6 +39,9 @@ pub use builder::Builder;
 pub use error::Error;
 pub use events::{Event, EventError, EventSubscription, Events};
 pub use group::{Group, GroupWatch};
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+pub use paceline_ipc::failpoint;
 pub use paceline_proto::{
     connection::{Connection, ConnectionState},
     election::Role,

@@ -4,6 +4,7 @@
 mod arrows;
 mod bans;
 mod documents;
+mod failpoints;
 
 use std::{fs, path::PathBuf};
 
