@@ -35,6 +35,14 @@ pub enum Event {
         /// Which part of the fence spoke.
         why: String,
     },
+    /// This session owned `epoch`, was replaced, and did not acknowledge mutations it had taken; their callers ask the
+    /// next owner.
+    SubmitsMoved {
+        /// The lost reign.
+        epoch: Epoch,
+        /// How many.
+        submits: u64,
+    },
     /// This session stopped owning `epoch` on purpose.
     SteppedDown {
         /// The ended reign.
@@ -239,6 +247,9 @@ impl fmt::Display for Event {
                 write!(f, "epoch {epoch} has no store and acknowledges nothing: {why}")
             }
             Self::Fenced { epoch, why } => write!(f, "was replaced as the primary of epoch {epoch}: {why}"),
+            Self::SubmitsMoved { epoch, submits } => {
+                write!(f, "did not acknowledge {submits} mutations of epoch {epoch}, which ended; its successor is asked")
+            }
             Self::SteppedDown { epoch } => write!(f, "gave up epoch {epoch}"),
             Self::Suspected { epoch } => write!(f, "hears nothing from the primary of epoch {epoch}"),
             Self::SuspicionCleared { epoch } => write!(f, "hears the primary of epoch {epoch} again"),
@@ -309,6 +320,7 @@ impl Event {
             Self::Adopted { .. } => "adopted",
             Self::AdoptionFailed { .. } => "adoption_failed",
             Self::Fenced { .. } => "fenced",
+            Self::SubmitsMoved { .. } => "submits_moved",
             Self::SteppedDown { .. } => "stepped_down",
             Self::Suspected { .. } => "suspected",
             Self::SuspicionCleared { .. } => "suspicion_cleared",

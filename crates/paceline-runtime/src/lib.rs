@@ -22,6 +22,6 @@ mod thread;
 pub mod trace;
 
 pub use death::{Death, End};
-pub use observe::{EVENTS_KEPT, JoinState, Observer, level};
+pub use observe::{EVENTS_KEPT, EventCursor, JoinState, Observer, level};
 pub use options::{Identity, Options};
 pub use thread::{CallError, Runtime, StartError};

@@ -14,6 +14,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::Level;
 
+use crate::{death::Death, replica::changed_or_dead};
+
 /// Events kept for inspection.
 pub const EVENTS_KEPT: usize = 1024;
 
@@ -46,6 +48,40 @@ struct Log {
     recent: VecDeque<(Time, Event)>,
     written: u64,
     counts: BTreeMap<&'static str, u64>,
+}
+
+/// Follows the events of a session.
+#[derive(Debug)]
+pub struct EventCursor {
+    observer: Observer,
+    arrived: watch::Receiver<u64>,
+    seen: u64,
+}
+
+impl EventCursor {
+    /// The events since the last call, oldest first, and how many came before them that are no longer kept. Waits until
+    /// there is one; `None` when the runtime ended and all were returned. Cancel-safe.
+    pub async fn next(&mut self, death: &Death) -> Option<(Vec<(Time, Event)>, u64)> {
+        loop {
+            let seen = self.arrived.borrow_and_update().max(self.seen);
+            if seen > self.seen {
+                return Some(self.take());
+            }
+            if changed_or_dead(&mut self.arrived, death).await.is_err() {
+                let rest = self.take();
+                return (!rest.0.is_empty()).then_some(rest);
+            }
+        }
+    }
+
+    fn take(&mut self) -> (Vec<(Time, Event)>, u64) {
+        let log = self.observer.0.log.lock();
+        let new = log.written - self.seen;
+        self.seen = log.written;
+        let kept = (log.recent.len() as u64).min(new);
+        let events = log.recent.iter().skip(log.recent.len() - kept as usize).cloned().collect();
+        (events, new - kept)
+    }
 }
 
 impl Observer {
@@ -90,6 +126,15 @@ impl Observer {
             level: level(event).to_string().to_lowercase(),
         };
         (log.recent.iter().skip(skip).map(record).collect(), log.written)
+    }
+
+    /// Follows the events, from the oldest that is kept.
+    pub fn follow(&self) -> EventCursor {
+        let kept_from = {
+            let log = self.0.log.lock();
+            log.written - log.recent.len() as u64
+        };
+        EventCursor { observer: self.clone(), arrived: self.arrived(), seen: kept_from }
     }
 
     /// How often each kind of event happened.
@@ -150,6 +195,7 @@ pub fn level(event: &Event) -> Level {
         Event::PrimaryElected { .. }
         | Event::Adopted { .. }
         | Event::Fenced { .. }
+        | Event::SubmitsMoved { .. }
         | Event::SteppedDown { .. }
         | Event::Following { .. }
         | Event::Suspended { .. }

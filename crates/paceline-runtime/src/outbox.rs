@@ -11,6 +11,7 @@ use std::{
 
 use paceline_ipc::{claim, dirs::StateDir, failpoint::hit, fence::OwnedClaim};
 use paceline_proto::{
+    event::Event,
     id::{Epoch, MutationId, SessionId},
     limits::{COMMIT_MAX, COMMIT_PER_SESSION},
     message::{Submit, SubmitOutcome},
@@ -86,6 +87,10 @@ pub(crate) struct Committed {
     results: Vec<(MutationId, SubmitOutcome)>,
     fenced: Option<String>,
     failed: Option<String>,
+    /// How many were committed by an owner that was replaced meanwhile.
+    moved: usize,
+    /// The disk cap was reached: nothing was stored.
+    full: bool,
 }
 
 enum State {
@@ -161,14 +166,25 @@ impl OutboxBusiness {
         let epoch = self.epoch;
         // The hub learns the outcomes in any case: a NACK is an answer too.
         self.seat.peers.hub(HubIn::Stored { epoch, results: committed.results }, io.trace);
+        if committed.full {
+            self.seat.observer.event(Event::LimitReached { limit: "DISK_CAP" });
+        }
         if let Some(why) = committed.fenced {
             self.state = State::Absent;
+            self.moved(epoch, committed.moved);
             self.seat.peers.election(ElectionIn::Fenced { epoch, why }, io.trace);
         } else if let Some(why) = committed.failed {
             if let State::Here(store) = std::mem::replace(&mut self.state, State::Absent) {
                 self.failed = Some((epoch, store.database.last_durable()));
             }
             self.seat.peers.election(ElectionIn::StoreFailed { epoch, why }, io.trace);
+        }
+    }
+
+    /// Mutations that this owner took and, replaced, does not acknowledge. Their callers ask the next owner.
+    fn moved(&self, epoch: Epoch, submits: usize) {
+        if submits > 0 {
+            self.seat.observer.event(Event::SubmitsMoved { epoch, submits: submits as u64 });
         }
     }
 
@@ -276,6 +292,7 @@ impl Business for OutboxBusiness {
             }
             OutboxIn::Resume { epoch } if epoch == self.epoch => self.draining = None,
             OutboxIn::End { epoch } if epoch == self.epoch => {
+                self.moved(epoch, self.waiting.values().map(VecDeque::len).sum());
                 self.epoch = Epoch::NONE;
                 self.state = State::Absent;
                 self.waiting.clear();
@@ -293,9 +310,9 @@ impl Business for OutboxBusiness {
                 self.go_on(io);
             }
             // Of a reign that is over: the store and its hold on the claim end here.
+            OutboxIn::Committed { epoch, committed, .. } => self.moved(epoch, committed.moved),
+            OutboxIn::Store { epoch, .. } => self.moved(epoch, 1),
             OutboxIn::Adopted { .. }
-            | OutboxIn::Store { .. }
-            | OutboxIn::Committed { .. }
             | OutboxIn::Folded { .. }
             | OutboxIn::Drain { .. }
             | OutboxIn::Resume { .. }
@@ -365,7 +382,13 @@ fn adopt_steps(
 
 /// Commits, then looks at the fence, then says what may be said.
 fn commit(mut store: Box<Store>, batch: &[Submit]) -> (Box<Store>, Committed) {
-    let mut committed = Committed { results: Vec::with_capacity(batch.len()), fenced: None, failed: None };
+    let mut committed = Committed {
+        results: Vec::with_capacity(batch.len()),
+        fenced: None,
+        failed: None,
+        moved: 0,
+        full: false,
+    };
     let all = |outcome: &SubmitOutcome| batch.iter().map(|submit| (submit.id, outcome.clone())).collect();
     hit("commit");
     let stored = store.database.commit(batch);
@@ -380,10 +403,12 @@ fn commit(mut store: Box<Store>, batch: &[Submit]) -> (Box<Store>, Committed) {
             Err(fenced) => {
                 committed.results = all(&SubmitOutcome::Moved);
                 committed.fenced = Some(fenced.to_string());
+                committed.moved = batch.len();
             }
         },
         Err(error) if error.retryable() && !error.state_unknown() => {
             tracing::warn!(%error, "a batch was not stored");
+            committed.full = matches!(error, StoreError::CapReached { .. });
             committed.results = all(&SubmitOutcome::Busy);
         }
         Err(error) => {
