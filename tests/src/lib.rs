@@ -104,14 +104,16 @@ impl Peer {
     ///
     /// # Panics
     /// When nothing fits within [`PATIENCE`].
+    #[expect(clippy::disallowed_methods, reason = "how long to listen is the test's own affair")]
     pub fn wait<T>(&self, what: &str, mut pick: impl FnMut(&Value) -> Option<T>) -> T {
+        let end = Instant::now() + PATIENCE;
         let mut kept = self.kept.lock();
         if let Some((at, found)) = kept.iter().enumerate().find_map(|(at, value)| Some((at, pick(value)?))) {
             kept.remove(at);
             return found;
         }
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
+            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(value) => match pick(&value) {
                     Some(found) => return found,
                     None => kept.push_back(value),
@@ -120,11 +122,22 @@ impl Peer {
                     panic!(
                         "peer {}: waiting for {what}: {error}; it said:\n{}",
                         self.pid(),
-                        self.said.lock().join("\n")
+                        self.last_words()
                     )
                 }
             }
         }
+    }
+
+    /// Waits until it leads or follows in an epoch above `epoch`.
+    pub fn above(&self, epoch: u64) {
+        self.wait(&format!("an epoch above {epoch}"), |line| (epoch_of(line)? > epoch).then_some(()));
+    }
+
+    /// Lets it do `action` (`kill`, `stop`, `panic`) when it next comes to the failpoint `place`.
+    pub fn arm(&mut self, place: &str, action: &str) {
+        // Not answered for: a process that stops at the place may stop before it said anything.
+        self.tell(&serde_json::json!({ "arm": place, "action": action }));
     }
 
     /// Whether it ended on its own, or was killed by itself, within [`PATIENCE`].
@@ -139,6 +152,11 @@ impl Peer {
         }
     }
 
+    /// Whether it has ended by now.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
     /// What it says within `time`.
     #[expect(clippy::disallowed_methods, reason = "how long to listen is the test's own affair")]
     pub fn listen(&self, time: Duration) -> Vec<Value> {
@@ -148,6 +166,12 @@ impl Peer {
             all.push(line);
         }
         all
+    }
+
+    /// The end of what it said.
+    fn last_words(&self) -> String {
+        let said = self.said.lock();
+        said[said.len().saturating_sub(200)..].join("\n")
     }
 
     /// Everything that was said and not waited for, now.
@@ -188,6 +212,56 @@ impl Peer {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process id");
         kill_process(pid, signal).expect("signal a living child");
     }
+}
+
+/// The epoch of a role in which a session is at rest.
+pub fn epoch_of(line: &Value) -> Option<u64> {
+    let role = line["role"].as_str()?;
+    if !role.starts_with("Primary") && !role.starts_with("Follower") {
+        return None;
+    }
+    role.split_once("Epoch(")?.1.split_once(')')?.0.parse().ok()
+}
+
+/// Waits until one of `peers` says a line that `pick` accepts.
+///
+/// # Panics
+/// When nothing fits within [`PATIENCE`].
+#[expect(clippy::disallowed_methods, reason = "how long to listen is the test's own affair")]
+pub fn wait_any<T>(peers: &[&Peer], what: &str, mut pick: impl FnMut(&Value) -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        for peer in peers {
+            let mut kept = peer.kept.lock();
+            kept.extend(peer.lines.try_iter());
+            if let Some((at, found)) =
+                kept.iter().enumerate().find_map(|(at, value)| Some((at, pick(value)?)))
+            {
+                kept.remove(at);
+                return found;
+            }
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    let said: Vec<String> = peers.iter().map(|peer| peer.last_words()).collect();
+    panic!("waiting for {what}; they said:\n{}", said.join("\n---\n"))
+}
+
+/// The newest claim of the group: its epoch and its owner's process.
+///
+/// # Panics
+/// When there is none.
+pub fn newest_claim(scratch: &Scratch) -> (u64, u32) {
+    let claims = scratch.path().join("test").join("claims");
+    let newest = std::fs::read_dir(claims)
+        .expect("claims are there")
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .max()
+        .expect("a claim is there");
+    let body = std::fs::read_to_string(&newest).expect("the claim is readable");
+    let pid = body.lines().find_map(|line| line.strip_prefix("pid=")).expect("the claim names its process");
+    let epoch = newest.file_name().and_then(|name| name.to_str()).expect("claims have plain names");
+    (epoch.parse().expect("named by its epoch"), pid.parse().expect("a process id"))
 }
 
 impl Drop for Peer {

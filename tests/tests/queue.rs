@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use paceline_tests::{Peer, Scratch};
+use paceline_tests::{Peer, Scratch, newest_claim, wait_any};
 use serde_json::{Value, json};
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
@@ -27,6 +27,17 @@ impl Random {
     }
 }
 
+/// Where an owner is stopped.
+#[derive(Debug, Clone, Copy)]
+enum Stop {
+    /// Wherever it is.
+    Anywhere,
+    /// It took mutations and has not committed them: nobody will adopt its rows.
+    BeforeCommit,
+    /// It committed mutations and has not looked at the fence: its successor adopts its rows.
+    BeforeFence,
+}
+
 struct Torture {
     scratch: Scratch,
     peers: Vec<Peer>,
@@ -34,6 +45,10 @@ struct Torture {
     acknowledged: BTreeSet<String>,
     refused: u64,
     fenced_returns: u64,
+    /// Mutations that stopped owners had taken, and answered `moved` when they went on.
+    moved: u64,
+    adoptions: u64,
+    adopted_rows: u64,
 }
 
 impl Torture {
@@ -51,7 +66,13 @@ impl Torture {
                 let new = self.acknowledged.insert(payload.to_owned());
                 assert!(new, "{payload} was acknowledged twice to its caller");
             }
+            if let Some(rows) = line["rows"].as_u64() {
+                self.adoptions += 1;
+                self.adopted_rows += rows;
+            }
+            self.moved += line["moved"].as_u64().unwrap_or(0);
             self.refused += u64::from(line.get("refused").is_some());
+            assert!(line.get("lost_events").is_none(), "the counts are not whole: {line}");
         }
     }
 
@@ -66,18 +87,36 @@ impl Torture {
         }
     }
 
-    fn primary(&self) -> usize {
-        // The newest claim names its owner's process.
-        let claims = self.scratch.path().join("test").join("claims");
-        let newest = std::fs::read_dir(claims)
-            .expect("claims are there")
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .max()
-            .expect("a claim is there");
-        let body = std::fs::read_to_string(newest).expect("the claim is readable");
-        let pid =
-            body.lines().find_map(|line| line.strip_prefix("pid=")).expect("the claim names its process");
-        self.peers.iter().position(|peer| peer.pid().to_string() == pid).unwrap_or(0)
+    fn kill(&mut self, victim: usize) {
+        let mut peer = self.peers.remove(victim);
+        peer.kill();
+        let last_words = peer.drain();
+        self.note(last_words);
+        self.start_peer();
+    }
+
+    /// The owner of `epoch` is stopped until somebody else owns a later one, and then goes on.
+    fn stop(&mut self, victim: usize, epoch: u64, at: Stop) {
+        match at {
+            Stop::Anywhere => self.peers[victim].stop(),
+            Stop::BeforeCommit => self.peers[victim].arm("commit", "stop"),
+            Stop::BeforeFence => self.peers[victim].arm("committed", "stop"),
+        }
+        for peer in (0..self.peers.len()).filter(|&peer| peer != victim) {
+            self.peers[peer].above(epoch);
+        }
+        let lines = self.peers[victim].drain();
+        self.note(lines);
+        self.peers[victim].resume();
+        self.peers[victim].wait("its fence", |line| (line["fenced"] == json!(epoch)).then_some(()));
+        self.peers[victim].above(epoch);
+        self.fenced_returns += 1;
+        if !matches!(at, Stop::Anywhere) {
+            let moved = |line: &Value| line["moved"].as_u64().filter(|_| line["epoch"] == json!(epoch));
+            let moved = self.peers[victim].wait("what it does not acknowledge", moved);
+            assert!(moved > 0, "{at:?}: it was stopped with mutations in its hands");
+            self.note(vec![json!({ "moved": moved })]);
+        }
     }
 }
 
@@ -93,35 +132,27 @@ fn every_acknowledged_submit_is_in_the_last_store_once() {
         acknowledged: BTreeSet::new(),
         refused: 0,
         fenced_returns: 0,
+        moved: 0,
+        adoptions: 0,
+        adopted_rows: 0,
     };
     for _ in 0..4 {
         torture.start_peer();
     }
-    for _ in 0..rounds() {
+    let mut places = [Stop::BeforeFence, Stop::BeforeCommit, Stop::Anywhere].into_iter().cycle();
+    // Every block of four rounds has one stop, at a place that goes round; which of the four is random.
+    let mut stop_in = random.below(4);
+    for round in 0..rounds() {
         torture.wait_for_progress();
-        let victim = torture.primary();
-        if random.below(4) == 0 {
-            torture.peers[victim].stop();
-            let others: Vec<usize> = (0..torture.peers.len()).filter(|&at| at != victim).collect();
-            for at in others {
-                torture.peers[at].wait("a new owner", |line| {
-                    line["role"]
-                        .as_str()
-                        .filter(|role| role.starts_with("Primary") || role.starts_with("Follower"))
-                        .map(|_| ())
-                });
-            }
-            torture.peers[victim].resume();
-            torture.peers[victim].wait("its return", |line| {
-                line["role"].as_str().filter(|role| role.starts_with("Follower")).map(|_| ())
-            });
-            torture.fenced_returns += 1;
+        let (epoch, pid) = newest_claim(&torture.scratch);
+        let Some(owner) = torture.peers.iter().position(|peer| peer.pid() == pid) else { continue };
+        if round % 4 == stop_in {
+            torture.stop(owner, epoch, places.next().expect("a cycle does not end"));
         } else {
-            let mut peer = torture.peers.remove(victim);
-            peer.kill();
-            let last_words = peer.drain();
-            torture.note(last_words);
-            torture.start_peer();
+            torture.kill(owner);
+        }
+        if round % 4 == 3 {
+            stop_in = random.below(4);
         }
     }
     torture.wait_for_progress();
@@ -130,19 +161,22 @@ fn every_acknowledged_submit_is_in_the_last_store_once() {
         let last_words = torture.peers[at].drain();
         torture.note(last_words);
     }
-    let reachable =
-        paceline_store::reachable(&torture.scratch.path().join("test")).expect("the store is readable");
-    let mut stored: BTreeMap<String, u32> = BTreeMap::new();
-    for row in &reachable.rows {
-        *stored.entry(String::from_utf8_lossy(&row.payload).into_owned()).or_default() += 1;
-    }
+    judge(&torture);
+}
+
+fn judge(torture: &Torture) {
+    let (epoch, stored) = stored(&torture.scratch);
     println!(
-        "acknowledged {}, stored {}, refused {}, returns of stopped owners {}, epoch {}",
+        "rounds {}, acknowledged {}, stored {}, refused {}, returns of stopped owners {}, NACKs of resumed owners {}, \
+         adoptions {}, adopted rows {}, epoch {epoch}",
+        rounds(),
         torture.acknowledged.len(),
         stored.len(),
         torture.refused,
         torture.fenced_returns,
-        reachable.epoch,
+        torture.moved,
+        torture.adoptions,
+        torture.adopted_rows,
     );
     let lost: Vec<&String> =
         torture.acknowledged.iter().filter(|payload| !stored.contains_key(*payload)).collect();
@@ -150,4 +184,54 @@ fn every_acknowledged_submit_is_in_the_last_store_once() {
     let twice: Vec<_> = stored.iter().filter(|(_, count)| **count > 1).collect();
     assert!(twice.is_empty(), "stored twice: {twice:?}");
     assert!(torture.acknowledged.len() as u64 > rounds());
+    assert!(torture.fenced_returns >= rounds() / 4, "every fourth round stops an owner");
+    assert!(torture.moved > 0, "no resumed owner answered `moved`");
+    assert!(torture.adopted_rows > 0, "no row was adopted");
+}
+
+/// The highest complete epoch, and how often each payload is reachable from it.
+fn stored(scratch: &Scratch) -> (u64, BTreeMap<String, u32>) {
+    let reachable = paceline_store::reachable(&scratch.path().join("test")).expect("the store is readable");
+    let mut stored: BTreeMap<String, u32> = BTreeMap::new();
+    for row in &reachable.rows {
+        *stored.entry(String::from_utf8_lossy(&row.payload).into_owned()).or_default() += 1;
+    }
+    (reachable.epoch.0, stored)
+}
+
+/// An owner with one mutation in its hands stops at `place`, is replaced, and goes on. Returns how many rows its
+/// successor adopted.
+fn stopped_with_one_mutation(place: &str) -> u64 {
+    let scratch = Scratch::new(place);
+    let mut owner = Peer::start(PEER, &scratch, &[]);
+    owner.joined();
+    let mut heir = Peer::start(PEER, &scratch, &[]);
+    heir.joined();
+    let second = Peer::start(PEER, &scratch, &[]);
+    second.joined();
+    owner.arm(place, "stop");
+    owner.wait("that it is armed", |line| (line["armed"] == json!(place)).then_some(()));
+
+    heir.tell(&json!({ "submit_once": "the mutation" }));
+    let rows = wait_any(&[&heir, &second], "the adoption", |line| {
+        line["rows"].as_u64().filter(|_| line["adopted"] == json!(2))
+    });
+    heir.wait("the acknowledgement", |line| (line["acknowledged"] == json!("the mutation")).then_some(()));
+
+    owner.resume();
+    owner.wait("its NACK", |line| (line["moved"] == json!(1) && line["epoch"] == json!(1)).then_some(()));
+    owner.wait("its fence", |line| (line["fenced"] == json!(1)).then_some(()));
+    owner.above(1);
+    assert_eq!(stored(&scratch), (2, BTreeMap::from([("the mutation".to_owned(), 1)])), "{place}");
+    rows
+}
+
+#[test]
+fn a_row_committed_before_the_stop_is_adopted_and_its_owner_acknowledges_nothing() {
+    assert_eq!(stopped_with_one_mutation("committed"), 1);
+}
+
+#[test]
+fn a_row_committed_after_the_stop_is_never_seen_and_the_mutation_is_stored_once() {
+    assert_eq!(stopped_with_one_mutation("commit"), 0);
 }

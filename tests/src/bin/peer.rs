@@ -1,12 +1,14 @@
 //! A session that tests steer: commands on standard input, facts on standard output, one JSON object a line.
 //!
-//! `peer STATE_DIR [--group G] [--observer] [--preferred] [--feed URL]`. It ends when its standard input ends.
+//! `peer STATE_DIR [--observer] [--preferred] [--label TEXT] [--at-go]`. With `--at-go` it joins when it is sent its first
+//! line. It ends when its standard input ends.
 
 #![expect(clippy::print_stdout, reason = "its output is its interface")]
 
 use std::{io::BufRead, time::Duration};
 
 use paceline::{EventError, Patch, QueryKey, Session};
+use paceline_proto::event::Event;
 use serde_json::{Value, json};
 
 fn say(value: &Value) {
@@ -16,14 +18,24 @@ fn say(value: &Value) {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let state_dir = arguments.next().ok_or("the state directory is missing")?;
+    let mut at_go = false;
     let mut builder = Session::builder("test").state_dir(state_dir);
     while let Some(argument) = arguments.next() {
         builder = match argument.as_str() {
             "--observer" => builder.observer(),
             "--preferred" => builder.preferred(),
+            "--at-go" => {
+                at_go = true;
+                builder
+            }
             "--label" => builder.label(arguments.next().ok_or("--label needs a value")?),
             other => return Err(format!("unknown argument {other}").into()),
         };
+    }
+    let mut lines = std::io::stdin().lock().lines();
+    if at_go {
+        say(&json!({ "ready": true }));
+        lines.next().transpose()?;
     }
     let session = match builder.join_blocking() {
         Ok(session) => session,
@@ -34,7 +46,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     say(&json!({ "joined": session.id().to_string(), "pid": std::process::id() }));
     follow_group(&session);
-    for line in std::io::stdin().lock().lines() {
+    follow_events_of(&session);
+    for line in lines {
         let command: Value = serde_json::from_str(&line?)?;
         if command.get("leave").is_some() {
             break;
@@ -53,6 +66,32 @@ fn follow_group(session: &Session) {
             say(&json!({ "role": format!("{:?}", view.role), "members": view.members.len() }));
         }
         say(&json!({ "dead": true }));
+    });
+}
+
+/// Says what tests count: claims won, adopted rows, and mutations that a replaced owner did not acknowledge.
+fn follow_events_of(session: &Session) {
+    let (mut cursor, death) = (session.runtime().observer().follow(), session.runtime().death().clone());
+    std::thread::spawn(move || {
+        while let Some((events, lost)) = block_on(cursor.next(&death)) {
+            if lost > 0 {
+                say(&json!({ "lost_events": lost }));
+            }
+            for (_, event) in events {
+                match event {
+                    Event::PrimaryElected { epoch, over } => {
+                        say(&json!({ "elected": epoch.0, "over": format!("{over:?}") }));
+                    }
+                    Event::Adopted { epoch, rows } => say(&json!({ "adopted": epoch.0, "rows": rows })),
+                    Event::SubmitsMoved { epoch, submits } => {
+                        say(&json!({ "moved": submits, "epoch": epoch.0 }));
+                    }
+                    Event::Fenced { epoch, .. } => say(&json!({ "fenced": epoch.0 })),
+                    Event::SteppedDown { epoch } => say(&json!({ "stepped_down": epoch.0 })),
+                    _ => {}
+                }
+            }
+        }
     });
 }
 
@@ -88,6 +127,15 @@ fn obey(session: &Session, command: &Value) -> Result<(), Box<dyn std::error::Er
         flood(session, key.to_string().parse()?, count, bytes);
     } else if let Some(prefix) = command["submit"].as_str() {
         submit_on(session, prefix.to_owned(), command["callers"].as_u64().unwrap_or(1));
+    } else if let Some(payload) = command["submit_once"].as_str() {
+        let (session, payload) = (session.clone(), payload.to_owned());
+        on_thread(move || {
+            submit(&session, payload);
+        });
+    } else if let Some(place) = command["arm"].as_str() {
+        let action = command["action"].as_str().unwrap_or("kill").parse()?;
+        paceline::failpoint::arm(place, action);
+        say(&json!({ "armed": place }));
     } else if command.get("promote").is_some() {
         let session = session.clone();
         on_thread(move || match block_on(session.group().promote(None)) {
@@ -162,15 +210,24 @@ fn submit_on(session: &Session, prefix: String, callers: u64) {
         let (session, prefix) = (session.clone(), prefix.clone());
         on_thread(move || {
             for n in 0_u64.. {
-                let payload = format!("{prefix}-{caller}-{n}");
-                match block_on(session.submit_raw(payload.clone())) {
-                    Ok(seq) => say(&json!({ "acknowledged": payload, "seq": seq })),
-                    Err(error) => {
-                        say(&json!({ "refused": payload, "why": error.to_string() }));
-                        std::thread::park_timeout(Duration::from_millis(1));
-                    }
+                if !submit(&session, format!("{prefix}-{caller}-{n}")) {
+                    std::thread::park_timeout(Duration::from_millis(1));
                 }
             }
         });
+    }
+}
+
+/// Says whether it was acknowledged.
+fn submit(session: &Session, payload: String) -> bool {
+    match block_on(session.submit_raw(payload.clone())) {
+        Ok(seq) => {
+            say(&json!({ "acknowledged": payload, "seq": seq }));
+            true
+        }
+        Err(error) => {
+            say(&json!({ "refused": payload, "why": error.to_string() }));
+            false
+        }
     }
 }
