@@ -33,11 +33,21 @@ impl Lister {
     }
 
     /// The newest claim, and the highest epoch of a complete database. Blocks on the file system.
+    ///
+    /// **Invariant:** stores are read before claims. A store is complete only after its claim has its name, so the claim of
+    /// every complete store that was seen is seen too, unless it is really gone; read the other way round, an owner that
+    /// claims and adopts in between would look like one that is dead and lost its claim.
     pub(crate) fn list(&self) -> Result<Listing, ListError> {
+        self.list_with(|| {})
+    }
+
+    /// `between` is where others may come in between.
+    fn list_with(&self, between: impl FnOnce()) -> Result<Listing, ListError> {
         let failed = |source| ListError { dir: self.dir.root().to_owned(), source };
+        let (highest_complete, too_new) = self.stores().map_err(failed)?;
+        between();
         let claims = claim::list_claims(&self.dir).map_err(failed)?;
         let claim = claims.last().map(|&epoch| self.look_at(epoch));
-        let (highest_complete, too_new) = self.stores().map_err(failed)?;
         Ok(Listing { claim, highest_complete, too_new })
     }
 
@@ -126,6 +136,19 @@ mod tests {
         assert_eq!(lister.list().unwrap().highest_complete, Epoch(7));
         paceline_store::remove(&lister.dir.root().join(database_name(Nonce(2)))).unwrap();
         assert_eq!(lister.list().unwrap().highest_complete, Epoch(4));
+    }
+
+    #[test]
+    fn an_owner_that_claims_and_adopts_meanwhile_is_not_taken_for_one_without_a_claim() {
+        let scratch = tempfile::tempdir().unwrap();
+        let lister = lister(&scratch);
+        let claim_and_adopt = || {
+            std::fs::write(lister.dir.claim(Epoch(1)), "").unwrap();
+            complete(&lister, 1, 1);
+        };
+        let listing = lister.list_with(claim_and_adopt).unwrap();
+        let claimed = listing.claim.map_or(Epoch::NONE, |claim| claim.epoch);
+        assert!(claimed >= listing.highest_complete, "{claimed:?} {:?}", listing.highest_complete);
     }
 
     #[test]
