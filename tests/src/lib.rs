@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
@@ -168,6 +168,14 @@ impl Peer {
         all
     }
 
+    /// The end of what it said beside answers to calls.
+    pub fn facts(&self) -> String {
+        let said = self.said.lock();
+        let facts: Vec<&str> =
+            said.iter().map(String::as_str).filter(|line| !line.contains("acknowledged")).collect();
+        facts[facts.len().saturating_sub(30)..].join("\n")
+    }
+
     /// The end of what it said.
     fn last_words(&self) -> String {
         let said = self.said.lock();
@@ -197,9 +205,46 @@ impl Peer {
         self.signal(Signal::STOP);
     }
 
+    /// Waits until the process is stopped, as the kernel says.
+    ///
+    /// # Panics
+    /// When it is not within [`PATIENCE`].
+    #[expect(clippy::disallowed_methods, reason = "how long to look is the test's own affair")]
+    pub fn wait_until_stopped(&self) {
+        let end = Instant::now() + PATIENCE;
+        let stat = format!("/proc/{}/stat", self.pid());
+        let stopped = || {
+            let text = std::fs::read_to_string(&stat).unwrap_or_default();
+            text.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        };
+        while !stopped() {
+            assert!(
+                Instant::now() < end,
+                "peer {} is not stopped; it said:\n{}",
+                self.pid(),
+                self.last_words()
+            );
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
     /// SIGCONT.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// Another signal.
+    pub fn send(&self, signal: Signal) {
+        self.signal(signal);
+    }
+
+    /// How it ended; waits for that.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn status(&mut self) -> ExitStatus {
+        assert!(self.ended(), "peer {} does not end", self.pid());
+        self.child.wait().expect("it was waited for before")
     }
 
     /// Asks it to leave and waits for its end; returns whether it ended well.

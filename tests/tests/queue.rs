@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use paceline_store::limits::SEGMENTS_SOFT;
 use paceline_tests::{Peer, Scratch, newest_claim, wait_any};
 use serde_json::{Value, json};
 
@@ -49,6 +50,16 @@ struct Torture {
     moved: u64,
     adoptions: u64,
     adopted_rows: u64,
+}
+
+impl Drop for Torture {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for peer in &self.peers {
+                println!("--- {}\n{}", peer.pid(), peer.facts());
+            }
+        }
+    }
 }
 
 impl Torture {
@@ -184,9 +195,23 @@ fn judge(torture: &Torture) {
     let twice: Vec<_> = stored.iter().filter(|(_, count)| **count > 1).collect();
     assert!(twice.is_empty(), "stored twice: {twice:?}");
     assert!(torture.acknowledged.len() as u64 > rounds());
+    let segments = segments(&torture.scratch, epoch);
+    println!("adopted stores still named: {segments}");
+    // Each reign adds one, and while the sessions submit without end no owner is ever idle.
+    assert!(segments <= 2 * SEGMENTS_SOFT, "{segments} adopted stores wait to be folded");
     assert!(torture.fenced_returns >= rounds() / 4, "every fourth round stops an owner");
     assert!(torture.moved > 0, "no resumed owner answered `moved`");
     assert!(torture.adopted_rows > 0, "no row was adopted");
+}
+
+/// How many adopted stores the one of `epoch` names.
+fn segments(scratch: &Scratch, epoch: u64) -> usize {
+    let files = std::fs::read_dir(scratch.path().join("test")).expect("the directory is there");
+    files
+        .flatten()
+        .filter_map(|file| paceline_store::inspect(&file.path()).ok())
+        .find(|found| found.complete.is_some_and(|complete| complete.0 == epoch))
+        .map_or(0, |found| found.segments.len())
 }
 
 /// The highest complete epoch, and how often each payload is reachable from it.
@@ -224,6 +249,31 @@ fn stopped_with_one_mutation(place: &str) -> u64 {
     owner.above(1);
     assert_eq!(stored(&scratch), (2, BTreeMap::from([("the mutation".to_owned(), 1)])), "{place}");
     rows
+}
+
+/// The store is on its thread when the handover begins, and nothing else comes that would wake the outbox.
+#[test]
+fn a_handover_waits_for_the_commit_that_is_under_way() {
+    let scratch = Scratch::new("handover");
+    let mut owner = Peer::start(PEER, &scratch, &[]);
+    owner.joined();
+    let mut heir = Peer::start(PEER, &scratch, &[]);
+    heir.joined();
+    owner.wait("an heir that is ready", |line| (line["ready_heirs"] == json!(1)).then_some(()));
+    owner.arm("committed", "hold");
+    owner.wait("that it is armed", |line| line.get("armed").map(drop));
+    heir.tell(&json!({ "submit_once": "the mutation" }));
+    owner.wait("that it commits", |line| (line["held"] == json!("committed")).then_some(()));
+    heir.tell(&json!({ "promote": true }));
+    owner.wait("the handover", |line| line["role"].as_str()?.starts_with("Draining").then_some(()));
+    owner.tell(&json!({ "release": "committed" }));
+    let over =
+        heir.wait("its election", |line| line.get("elected").and(line["over"].as_str()).map(str::to_owned));
+    assert_eq!(over, "HandedOver");
+    heir.wait("the acknowledgement", |line| (line["acknowledged"] == json!("the mutation")).then_some(()));
+    heir.wait("its adoption", |line| (line["adopted"] == json!(2)).then_some(()));
+    owner.above(1);
+    assert_eq!(stored(&scratch), (2, BTreeMap::from([("the mutation".to_owned(), 1)])));
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! Places where a test lets this process die, stop or panic, to show that the group converges from there. Compiled in
+//! Places where a test lets this process die, stop, panic or wait, to show that the group converges from there. Compiled in
 //! with the feature `failpoints` only; without it [`hit`] is nothing.
 
 #[cfg(feature = "failpoints")]
-pub use armed::{Action, arm, hit};
+pub use armed::{Action, arm, hit, is_held, release};
 
 /// Nothing.
 #[cfg(not(feature = "failpoints"))]
@@ -10,10 +10,14 @@ pub const fn hit(_place: &str) {}
 
 #[cfg(feature = "failpoints")]
 mod armed {
-    use std::{collections::BTreeMap, str::FromStr, sync::LazyLock};
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        str::FromStr,
+        sync::LazyLock,
+    };
 
     use nix::sys::signal::{Signal, raise};
-    use parking_lot::Mutex;
+    use parking_lot::{Condvar, Mutex};
 
     /// What happens at a place.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +28,8 @@ mod armed {
         Stop,
         /// The code panics, once.
         Panic,
+        /// The thread waits here until [`release`].
+        Hold,
     }
 
     impl FromStr for Action {
@@ -34,7 +40,8 @@ mod armed {
                 "kill" => Ok(Self::Kill),
                 "stop" => Ok(Self::Stop),
                 "panic" => Ok(Self::Panic),
-                other => Err(format!("{other} is not kill, stop or panic")),
+                "hold" => Ok(Self::Hold),
+                other => Err(format!("{other} is not kill, stop, panic or hold")),
             }
         }
     }
@@ -45,9 +52,23 @@ mod armed {
         Mutex::new(place.map(|place| (place, Action::Kill)).into_iter().collect())
     });
 
+    static HELD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    static LET_GO: Condvar = Condvar::new();
+
     /// From here on the next visit to `place` does `action`.
     pub fn arm(place: &str, action: Action) {
         ARMED.lock().insert(place.to_owned(), action);
+    }
+
+    /// Whether a thread is held at `place`.
+    pub fn is_held(place: &str) -> bool {
+        HELD.lock().contains(place)
+    }
+
+    /// Lets threads that are held at `place` go on.
+    pub fn release(place: &str) {
+        HELD.lock().remove(place);
+        LET_GO.notify_all();
     }
 
     /// This thread came to `place`.
@@ -64,6 +85,13 @@ mod armed {
             Action::Kill => signal(Signal::SIGKILL),
             Action::Stop => signal(Signal::SIGSTOP),
             Action::Panic => panic!("the failpoint {place}"),
+            Action::Hold => {
+                let mut held = HELD.lock();
+                held.insert(place.to_owned());
+                while held.contains(place) {
+                    LET_GO.wait(&mut held);
+                }
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use paceline_proto::{
     message::{Submit, SubmitOutcome},
     time::Time,
 };
-use paceline_store::{FoldLimit, Inheritance, QueueDb, StoreError, SubmitResult};
+use paceline_store::{FoldLimit, Inheritance, QueueDb, StoreError, SubmitResult, limits::SEGMENTS_SOFT};
 
 use tokio::sync::oneshot;
 
@@ -114,6 +114,10 @@ pub(crate) struct OutboxBusiness {
     /// Committed since the log was copied back.
     dirty: bool,
     fold_at: Option<Time>,
+    /// A step of a fold comes before the next commit: there are too many segments, or the disk cap is reached.
+    fold_next: bool,
+    /// Something came in that `go_on` has not looked at.
+    changed: bool,
     /// The own reign whose store failed, and its last durable row.
     failed: Option<(Epoch, u64)>,
 }
@@ -130,6 +134,8 @@ impl OutboxBusiness {
             stopping: false,
             dirty: false,
             fold_at: None,
+            fold_next: false,
+            changed: false,
             failed: None,
         }
     }
@@ -193,6 +199,9 @@ impl OutboxBusiness {
         if matches!(self.state, State::Away) {
             return;
         }
+        if std::mem::take(&mut self.fold_next) && self.start_fold(io) {
+            return;
+        }
         let epoch = self.epoch;
         if !self.waiting.is_empty()
             && let State::Here(store) = std::mem::replace(&mut self.state, State::Away)
@@ -234,6 +243,25 @@ impl OutboxBusiness {
         }
     }
 
+    /// Starts a step of a fold, if the store is here.
+    fn start_fold(&mut self, io: &mut Io<'_, OutboxIn>) -> bool {
+        match std::mem::replace(&mut self.state, State::Away) {
+            State::Here(store) => {
+                let epoch = self.epoch;
+                self.dirty = false;
+                io.complete(async move {
+                    let (store, result) = blocking(move || fold(store)).await;
+                    OutboxIn::Folded { epoch, store, result }
+                });
+                true
+            }
+            other @ (State::Absent | State::Away) => {
+                self.state = other;
+                false
+            }
+        }
+    }
+
     /// At most `COMMIT_PER_SESSION` submits of one session, sessions in turn.
     fn next_batch(&mut self) -> Vec<Submit> {
         let mut batch = Vec::new();
@@ -270,11 +298,14 @@ impl Business for OutboxBusiness {
             OutboxIn::Adopted { epoch, result } if epoch == self.epoch => self.adopted(result, io),
             OutboxIn::Store { epoch, submit } if epoch == self.epoch => {
                 self.waiting.entry(submit.id.session).or_default().push_back(submit);
+                self.changed = true;
                 // Started by `flush`, so that everything that came together is committed together.
             }
             OutboxIn::Committed { epoch, store, committed } if epoch == self.epoch => {
+                self.fold_next = committed.full || store.database.segments().len() > SEGMENTS_SOFT;
                 self.state = State::Here(store);
                 self.committed(committed, io);
+                self.changed = true;
             }
             OutboxIn::Folded { epoch, store, result } if epoch == self.epoch => {
                 match result {
@@ -292,6 +323,7 @@ impl Business for OutboxBusiness {
             }
             OutboxIn::Resume { epoch } if epoch == self.epoch => self.draining = None,
             OutboxIn::End { epoch } if epoch == self.epoch => {
+                self.fold_next = false;
                 self.moved(epoch, self.waiting.values().map(VecDeque::len).sum());
                 self.epoch = Epoch::NONE;
                 self.state = State::Absent;
@@ -326,21 +358,11 @@ impl Business for OutboxBusiness {
 
     fn due(&mut self, io: &mut Io<'_, OutboxIn>) {
         self.fold_at = None;
-        match std::mem::replace(&mut self.state, State::Away) {
-            State::Here(store) => {
-                let epoch = self.epoch;
-                self.dirty = false;
-                io.complete(async move {
-                    let (store, result) = blocking(move || fold(store)).await;
-                    OutboxIn::Folded { epoch, store, result }
-                });
-            }
-            other @ (State::Absent | State::Away) => self.state = other,
-        }
+        self.start_fold(io);
     }
 
     fn flush(&mut self, io: &mut Io<'_, OutboxIn>) {
-        if !self.waiting.is_empty() {
+        if std::mem::take(&mut self.changed) {
             self.go_on(io);
         }
     }

@@ -20,5 +20,8 @@ pub const READ_ATTEMPTS: u32 = 16;
 pub const SCAN_ATTEMPTS: u32 = 16;
 /// Below this an own database is never worth rewriting.
 pub const COMPACT_MIN: u64 = 64 << 20;
+/// Past so many adopted databases an owner that is never idle folds between commits: each holds twice the reserve of a
+/// kit, and a new session's first submit looks into each.
+pub const SEGMENTS_SOFT: usize = 8;
 /// Free disk space that a fold leaves untouched: it is for takeovers and commits.
 pub const FOLD_SPARE: u64 = 16 << 20;

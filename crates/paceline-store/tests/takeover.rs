@@ -245,6 +245,23 @@ fn a_database_belongs_to_one_epoch_only() {
 }
 
 #[test]
+fn at_the_cap_a_fold_still_gives_space_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = reign(dir.path(), 1);
+    accept(&mut first, &[submit(A, 1)]);
+    drop(first);
+    let mut db = reign(dir.path(), 2);
+    db.set_disk_cap(1);
+    assert!(matches!(db.commit(&[submit(A, 2)]), Err(paceline_store::StoreError::CapReached { .. })));
+    let before = db.counts();
+    assert_eq!(db.fold(FoldLimit::default()).unwrap().left, 0);
+    let after = db.counts();
+    let bytes = |counts: paceline_store::Counts| counts.own_bytes + counts.inherited_bytes;
+    assert!(bytes(after) < bytes(before), "{before:?} {after:?}");
+    assert_eq!(after.rows, 1);
+}
+
+#[test]
 fn a_full_quota_refuses_and_stays_usable() {
     use paceline_store::StoreError;
     let dir = tempfile::tempdir().unwrap();
