@@ -102,7 +102,7 @@ fn trio(scratch: &Scratch, owner: Option<&str>, heir: Option<&str>) -> [Peer; 3]
     heir.joined();
     let second = Peer::start(PEER, scratch, &[]);
     second.joined();
-    owner.wait("three members", |line| (line["members"] == json!(3)).then_some(()));
+    owner.wait("two heirs that are ready", |line| (line["ready_heirs"] == json!(2)).then_some(()));
     [owner, heir, second]
 }
 

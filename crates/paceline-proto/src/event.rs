@@ -248,7 +248,10 @@ impl fmt::Display for Event {
             }
             Self::Fenced { epoch, why } => write!(f, "was replaced as the primary of epoch {epoch}: {why}"),
             Self::SubmitsMoved { epoch, submits } => {
-                write!(f, "did not acknowledge {submits} mutations of epoch {epoch}, which ended; its successor is asked")
+                write!(
+                    f,
+                    "did not acknowledge {submits} mutations of epoch {epoch}, which ended; its successor is asked"
+                )
             }
             Self::SteppedDown { epoch } => write!(f, "gave up epoch {epoch}"),
             Self::Suspected { epoch } => write!(f, "hears nothing from the primary of epoch {epoch}"),

@@ -93,6 +93,8 @@ pub(crate) enum ElectionIn {
     Promote { to: Option<SessionId> },
     /// Welcome nobody any more if nobody is here.
     Retire { reply: oneshot::Sender<bool> },
+    /// The process was stopped and goes on.
+    Continued,
     /// Leave the group.
     Leave,
 }
@@ -129,6 +131,7 @@ impl Describe for ElectionIn {
             Self::LookAtMember { .. } => "look_at_member",
             Self::Promote { .. } => "promote",
             Self::Retire { .. } => "retire",
+            Self::Continued => "continued",
             Self::Leave => "leave",
         }
     }
@@ -490,6 +493,12 @@ impl Business for ElectionBusiness {
             ElectionIn::Promote { to } => Input::Promote { to },
             ElectionIn::Retire { reply } => {
                 return self.seat.peers.hub(HubIn::Retire { reply }, io.trace);
+            }
+            ElectionIn::Continued => {
+                if let Err((epoch, why)) = self.seat.reign.check() {
+                    self.drive(Input::Fenced { epoch, why }, io);
+                }
+                return;
             }
             ElectionIn::Leave => Input::Leave,
         };

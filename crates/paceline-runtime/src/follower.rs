@@ -245,7 +245,10 @@ impl FollowerBusiness {
             }
             Effect::Overloaded { token } => self.refuse(token),
             Effect::Ping(ping) => {
-                self.seat.replica.change_group(|view| view.members.clone_from(&ping.members));
+                self.seat.replica.change_group(|view| {
+                    view.members.clone_from(&ping.members);
+                    view.heirs.clone_from(&ping.heirs);
+                });
                 self.seat.peers.election(ElectionIn::Ping(ping), io.trace);
             }
             Effect::Heir(heir) => self.seat.peers.election(ElectionIn::Heir(heir), io.trace),

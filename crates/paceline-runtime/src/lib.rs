@@ -17,6 +17,7 @@ mod outbox;
 mod peers;
 pub mod replica;
 mod shell;
+mod signals;
 pub mod socket;
 mod thread;
 pub mod trace;

@@ -137,6 +137,12 @@ impl Observer {
         EventCursor { observer: self.clone(), arrived: self.arrived(), seen: kept_from }
     }
 
+    /// Follows the events from now on.
+    pub fn follow_from_now(&self) -> EventCursor {
+        let seen = self.0.log.lock().written;
+        EventCursor { observer: self.clone(), arrived: self.arrived(), seen }
+    }
+
     /// How often each kind of event happened.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         self.0.log.lock().counts.clone()

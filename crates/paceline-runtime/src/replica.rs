@@ -13,7 +13,7 @@ use paceline_proto::{
     connection::Connection,
     election::Role,
     id::{Channel, Key, Place, Position, Stream},
-    message::{Gap, GapCause, Held, HeldEvent, Member},
+    message::{Gap, GapCause, Heir, Held, HeldEvent, Member},
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
@@ -162,6 +162,9 @@ pub struct GroupView {
     pub role: Role,
     /// The members as last told by the owner.
     pub members: Vec<Member>,
+    /// The heirs as last told by the owner, in the order in which they lead; one that is current and has a kit can be
+    /// handed to.
+    pub heirs: Vec<Heir>,
     /// The group's upstream connections, by name.
     pub connections: Vec<Connection>,
 }
@@ -176,7 +179,12 @@ pub struct Replica {
 
 impl Default for Replica {
     fn default() -> Self {
-        let group = GroupView { role: Role::Joining, members: Vec::new(), connections: Vec::new() };
+        let group = GroupView {
+            role: Role::Joining,
+            members: Vec::new(),
+            heirs: Vec::new(),
+            connections: Vec::new(),
+        };
         Self {
             cells: RwLock::default(),
             streams: RwLock::default(),

@@ -26,6 +26,7 @@ use crate::{
     peers::{Mailboxes, Pace, Peers, Reign},
     replica::{Cell, EventQueue, Replica},
     shell::{Mail, Refused, Shell},
+    signals,
     socket::SocketBusiness,
     trace::Ring,
 };
@@ -44,6 +45,9 @@ pub enum StartError {
     /// No thread could be started.
     #[error("start the session's thread: {0}")]
     Thread(std::io::Error),
+    /// The signals of the process could not be taken over.
+    #[error("take over the signals of the process: {0}")]
+    Signals(std::io::Error),
     /// The thread ended before it was ready.
     #[error("the session's thread ended at once: {0:?}")]
     Ended(End),
@@ -210,6 +214,21 @@ impl Runtime {
             self.leave().await;
         }
         alone
+    }
+
+    /// From here on the signals of the process act on this session: SIGTERM and SIGINT let it leave and end the process,
+    /// SIGTSTP lets it hand over before the process stops, SIGCONT lets it look at its fence.
+    ///
+    /// # Errors
+    /// When the handlers cannot be installed; nothing changed then.
+    pub fn handle_signals(&self) -> std::io::Result<()> {
+        signals::handle(signals::Handled {
+            election: self.0.election.clone(),
+            observer: self.0.observer.clone(),
+            group: self.0.replica.group(),
+            death: self.0.death.clone(),
+            ended: self.0.ended.clone(),
+        })
     }
 
     /// Leaves politely: an owner hands over first. Returns when everything is released.

@@ -10,7 +10,7 @@ use paceline_proto::{
     id::SessionId,
     message::{PROTO, Rank},
 };
-use paceline_runtime::{Identity, Options, Runtime};
+use paceline_runtime::{Identity, Options, Runtime, StartError};
 
 use crate::{
     error::Error,
@@ -27,6 +27,7 @@ pub struct Builder {
     rank: Rank,
     state_dir: Option<PathBuf>,
     upstreams: Vec<WebSocket>,
+    handle_signals: bool,
 }
 
 impl Builder {
@@ -38,6 +39,7 @@ impl Builder {
             rank: Rank::Candidate,
             state_dir: None,
             upstreams: Vec::new(),
+            handle_signals: false,
         }
     }
 
@@ -86,6 +88,18 @@ impl Builder {
         self
     }
 
+    /// Takes over SIGTERM, SIGINT, SIGTSTP and SIGCONT of the process. Default: no, the library touches no signal.
+    ///
+    /// On SIGTERM and SIGINT every session of the process that asked for it leaves politely, a primary hands over, and
+    /// then the process exits with 128 and the signal's number; a second signal does not wait. On SIGTSTP a primary hands
+    /// over before the process stops. On SIGCONT it looks whether it still leads before it does anything else. The handlers
+    /// stay when the session has left.
+    #[must_use]
+    pub fn handle_signals(mut self, handle: bool) -> Self {
+        self.handle_signals = handle;
+        self
+    }
+
     /// Declares a live upstream. The session that leads opens it; every session of a group declares the same.
     #[must_use]
     pub fn upstream(mut self, upstream: WebSocket) -> Self {
@@ -129,6 +143,10 @@ impl Builder {
             rank: self.rank,
             declared: 0,
         };
-        Ok(Runtime::start(Options { dir, identity, upstreams })?)
+        let runtime = Runtime::start(Options { dir, identity, upstreams })?;
+        if self.handle_signals {
+            runtime.handle_signals().map_err(StartError::Signals)?;
+        }
+        Ok(runtime)
     }
 }

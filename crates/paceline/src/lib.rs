@@ -47,7 +47,7 @@ pub use paceline_proto::{
     election::Role,
     id::{Epoch, Position, SessionId, Trace, Version},
     look::{EventRecord, KeyInfo, Look, ReignStats, Seen, SessionInfo, Standing, TraceRecord},
-    message::{Gap, GapCause, Member, Rank},
+    message::{Gap, GapCause, Heir, Member, Rank},
     presence::Presence,
 };
 pub use paceline_query::{key, key::QueryKey, patch::Patch};

@@ -1,13 +1,13 @@
 //! A session that tests steer: commands on standard input, facts on standard output, one JSON object a line.
 //!
-//! `peer STATE_DIR [--observer] [--preferred] [--label TEXT] [--at-go]`. With `--at-go` it joins when it is sent its first
+//! `peer STATE_DIR [--handle-signals] [--observer] [--preferred] [--label TEXT] [--at-go]`. With `--at-go` it joins when it is sent its first
 //! line. It ends when its standard input ends.
 
 #![expect(clippy::print_stdout, reason = "its output is its interface")]
 
 use std::{io::BufRead, time::Duration};
 
-use paceline::{EventError, Patch, QueryKey, Session};
+use paceline::{EventError, Patch, QueryKey, Session, failpoint::Action};
 use paceline_proto::event::Event;
 use serde_json::{Value, json};
 
@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         builder = match argument.as_str() {
             "--observer" => builder.observer(),
             "--preferred" => builder.preferred(),
+            "--handle-signals" => builder.handle_signals(true),
             "--at-go" => {
                 at_go = true;
                 builder
@@ -63,7 +64,9 @@ fn follow_group(session: &Session) {
     let mut watch = session.group().watch();
     std::thread::spawn(move || {
         while let Ok(view) = watch.changed_blocking() {
-            say(&json!({ "role": format!("{:?}", view.role), "members": view.members.len() }));
+            let ready = view.heirs.iter().filter(|heir| heir.current && heir.kit.is_some()).count();
+            let role = format!("{:?}", view.role);
+            say(&json!({ "role": role, "members": view.members.len(), "ready_heirs": ready }));
         }
         say(&json!({ "dead": true }));
     });
@@ -86,6 +89,13 @@ fn follow_events_of(session: &Session) {
                     Event::SubmitsMoved { epoch, submits } => {
                         say(&json!({ "moved": submits, "epoch": epoch.0 }));
                     }
+                    Event::AdoptionFailed { epoch, why } => {
+                        say(&json!({ "adoption_failed": epoch.0, "why": why }));
+                    }
+                    Event::ClaimFailed { epoch, why } => {
+                        say(&json!({ "claim_failed": epoch.0, "why": why }));
+                    }
+                    Event::LimitReached { limit } => say(&json!({ "limit": limit })),
                     Event::Fenced { epoch, .. } => say(&json!({ "fenced": epoch.0 })),
                     Event::SteppedDown { epoch } => say(&json!({ "stepped_down": epoch.0 })),
                     _ => {}
@@ -136,6 +146,17 @@ fn obey(session: &Session, command: &Value) -> Result<(), Box<dyn std::error::Er
         let action = command["action"].as_str().unwrap_or("kill").parse()?;
         paceline::failpoint::arm(place, action);
         say(&json!({ "armed": place }));
+        if action == Action::Hold {
+            let place = place.to_owned();
+            on_thread(move || {
+                while !paceline::failpoint::is_held(&place) {
+                    std::thread::park_timeout(Duration::from_millis(1));
+                }
+                say(&json!({ "held": place }));
+            });
+        }
+    } else if let Some(place) = command["release"].as_str() {
+        paceline::failpoint::release(place);
     } else if command.get("promote").is_some() {
         let session = session.clone();
         on_thread(move || match block_on(session.group().promote(None)) {
