@@ -26,7 +26,7 @@ fn was_handed_to(heir: &Peer) {
             .filter(|epoch| *epoch == 2)
             .and_then(|_| line["over"].as_str().map(str::to_owned))
     });
-    assert_eq!(over, "HandedOver");
+    assert_eq!(over, "HandedOver", "{}", heir.facts());
 }
 
 /// The signals a process has handlers for, as the kernel says.
@@ -68,10 +68,10 @@ fn a_primary_that_is_suspended_hands_over_first_and_comes_back_as_a_follower() {
     let scratch = Scratch::new("suspend");
     let (mut primary, heir) = pair(&scratch, &["--handle-signals"]);
     primary.send(Signal::TSTP);
-    was_handed_to(&heir);
-    primary.wait("its place as a follower", |line| (paceline_tests::epoch_of(line)? == 2).then_some(()));
     primary.wait_until_stopped();
+    was_handed_to(&heir);
     primary.resume();
+    primary.above(1);
     primary.tell(&json!({ "set": ["k"], "value": "back" }));
     primary.wait("the answer to set", |line| (line["set"] == json!("back")).then_some(()));
 }

@@ -245,11 +245,12 @@ impl FollowerBusiness {
             }
             Effect::Overloaded { token } => self.refuse(token),
             Effect::Ping(ping) => {
+                // Told before it is shown: who sees an heir that is ready may ask for a handover at once.
+                self.seat.peers.election(ElectionIn::Ping(ping.clone()), io.trace);
                 self.seat.replica.change_group(|view| {
-                    view.members.clone_from(&ping.members);
-                    view.heirs.clone_from(&ping.heirs);
+                    view.members = ping.members;
+                    view.heirs = ping.heirs;
                 });
-                self.seat.peers.election(ElectionIn::Ping(ping), io.trace);
             }
             Effect::Heir(heir) => self.seat.peers.election(ElectionIn::Heir(heir), io.trace),
             Effect::Go { last } => self.seat.peers.election(ElectionIn::Go { last }, io.trace),

@@ -95,6 +95,8 @@ fn follow_events_of(session: &Session) {
                     Event::ClaimFailed { epoch, why } => {
                         say(&json!({ "claim_failed": epoch.0, "why": why }));
                     }
+                    Event::HandoverStarted { .. } => say(&json!({ "hands_over": true })),
+                    Event::HandoverAborted { why } => say(&json!({ "handover_aborted": why })),
                     Event::LimitReached { limit } => say(&json!({ "limit": limit })),
                     Event::Fenced { epoch, .. } => say(&json!({ "fenced": epoch.0 })),
                     Event::SteppedDown { epoch } => say(&json!({ "stepped_down": epoch.0 })),
