@@ -152,6 +152,28 @@ impl Peer {
         }
     }
 
+    /// Waits for its end, `None`, or for a line that `pick` accepts before that.
+    ///
+    /// # Panics
+    /// When neither comes within [`PATIENCE`].
+    pub fn ended_or<T>(&mut self, mut pick: impl FnMut(&Value) -> Option<T>) -> Option<T> {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => match pick(&line) {
+                    Some(found) => return Some(found),
+                    None => self.kept.lock().push_back(line),
+                },
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    let _ = self.child.wait();
+                    return None;
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    panic!("peer {} neither ends nor goes on; it said:\n{}", self.pid(), self.last_words())
+                }
+            }
+        }
+    }
+
     /// Whether it has ended by now.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|status| status.is_some())

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, thread};
 
 use paceline_tests::{Peer, Scratch};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
 
@@ -106,6 +106,27 @@ fn trio(scratch: &Scratch, owner: Option<&str>, heir: Option<&str>) -> [Peer; 3]
     [owner, heir, second]
 }
 
+/// The owner is killed with one mutation stored, and its first heir dies at `place` as its successor. Returns the second
+/// heir, and a value that was held before. Which heir links first is the machine's business: where the second was quicker,
+/// all begins anew.
+fn until_the_first_heir_died(place: &str) -> (Scratch, Peer, u64) {
+    for _ in 0..20 {
+        let scratch = Scratch::new(place);
+        let [mut owner, mut heir, mut second] = trio(&scratch, None, Some(place));
+        submit(&mut second, "before");
+        let value = set_until_held(&mut second);
+        owner.kill();
+        let follows = |line: &Value| {
+            let follows = line["role"].as_str()?.starts_with("Follower");
+            (follows && paceline_tests::epoch_of(line)? > 1).then_some(())
+        };
+        if heir.ended_or(follows).is_none() {
+            return (scratch, second, value);
+        }
+    }
+    panic!("{place}: the first heir never came to the place");
+}
+
 /// Whoever is left and somebody new agree on a value, and mutations are taken.
 fn goes_on(scratch: &Scratch, old: &mut Peer, value: u64) {
     let mut newcomer = Peer::start(PEER, scratch, &[]);
@@ -149,12 +170,7 @@ fn a_first_session_that_dies_on_its_way_to_the_first_claim_leaves_the_way_free()
 #[test]
 fn an_heir_that_dies_while_taking_over_is_replaced() {
     at_each(&TAKING, |place| {
-        let scratch = Scratch::new(place);
-        let [mut owner, mut heir, mut second] = trio(&scratch, None, Some(place));
-        submit(&mut second, "before");
-        let value = set_until_held(&mut second);
-        owner.kill();
-        assert!(heir.ended(), "{place}: the heir came to the place");
+        let (scratch, mut second, value) = until_the_first_heir_died(place);
         leads(&second);
         // The second heir may not have been current yet; what it acknowledges now counts in any case.
         goes_on(&scratch, &mut second, value + 1);
@@ -222,14 +238,11 @@ fn an_owner_that_dies_while_storing_is_asked_again_at_its_successor() {
 #[test]
 fn an_owner_that_dies_while_folding_loses_no_row_and_doubles_none() {
     at_each(&FOLDING, |place| {
-        let scratch = Scratch::new(place);
-        let [mut owner, mut heir, mut second] = trio(&scratch, None, Some(place));
-        submit(&mut second, "of the first reign");
-        owner.kill();
-        // It adopts the row, and once it is idle it copies it forward and removes the first store.
-        assert!(heir.ended(), "{place}: the heir came to the place");
+        // The heir adopts a row, and once it is idle it copies it forward and removes the first store.
+        let (scratch, mut second, value) = until_the_first_heir_died(place);
         leads(&second);
-        goes_on(&scratch, &mut second, 1);
-        assert_eq!(stored(&scratch), once(&["of the first reign", "with 1"]), "{place}");
+        goes_on(&scratch, &mut second, value + 1);
+        let after = format!("with {}", value + 1);
+        assert_eq!(stored(&scratch), once(&["before", &after]), "{place}");
     });
 }
