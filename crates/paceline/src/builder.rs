@@ -13,6 +13,7 @@ use paceline_proto::{
 use paceline_runtime::{Identity, Options, Runtime, StartError};
 
 use crate::{
+    declared::Declarations,
     error::Error,
     session::{Session, block_on},
     upstream::WebSocket,
@@ -28,6 +29,7 @@ pub struct Builder {
     state_dir: Option<PathBuf>,
     upstreams: Vec<WebSocket>,
     handle_signals: bool,
+    declarations: Declarations,
 }
 
 impl Builder {
@@ -40,6 +42,7 @@ impl Builder {
             state_dir: None,
             upstreams: Vec::new(),
             handle_signals: false,
+            declarations: Declarations::default(),
         }
     }
 
@@ -79,9 +82,11 @@ impl Builder {
         self
     }
 
-    /// Reads `PACELINE_STATE_DIR`. The library reads no environment without this call.
+    /// Reads `PACELINE_STATE_DIR`, the variables of [`VARIABLES`](crate::config::VARIABLES), and those that the
+    /// secrets of a configuration name. The library reads no environment without this call.
     #[must_use]
     pub fn from_env(mut self) -> Self {
+        self.declarations.from_env = true;
         if let Some(path) = std::env::var_os("PACELINE_STATE_DIR") {
             self.state_dir = Some(path.into());
         }
@@ -107,6 +112,30 @@ impl Builder {
         self
     }
 
+    /// Declares what the file at `path` says, in the language of `docs/CONFIG.md`. It counts as named by its user, and
+    /// is read when the session joins; mistakes in it, and parts that this build lacks, are reported then. What is
+    /// declared in code wins over what the file says under the same name; of several files the last one wins.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), paceline::Error> {
+    /// let session = paceline::Session::builder("warehouse").config_file("paceline.toml").from_env().join().await?;
+    /// # session.leave().await
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.declarations.files.push(path.into());
+        self
+    }
+
+    /// Declares what a configuration says that the caller validated, against [`capabilities`](crate::capabilities).
+    /// Then no other file counts.
+    #[must_use]
+    pub fn config(mut self, config: crate::config::Config) -> Self {
+        self.declarations.validated = Some(config);
+        self
+    }
+
     /// Joins: resolves when Welcome and the first snapshot were received.
     ///
     /// # Errors
@@ -127,13 +156,23 @@ impl Builder {
     fn start(self) -> Result<Runtime, Error> {
         let name: GroupName =
             self.name.parse().map_err(|error: InvalidGroupName| Error::Name(error.to_string()))?;
-        let dir = StateDir::open(&name, self.principal.as_deref(), self.state_dir.as_deref())?;
-        let upstreams = self
+        let config = self.declarations.read()?;
+        let principal = self.principal.or_else(|| {
+            let declared = config.as_ref()?.group().principal().as_ref()?;
+            Some(declared.as_str().to_owned())
+        });
+        let dir = StateDir::open(&name, principal.as_deref(), self.state_dir.as_deref())?;
+        let mut upstreams = self
             .upstreams
             .into_iter()
             .map(WebSocket::build)
             .collect::<Result<Vec<_>, _>>()
             .map_err(Error::Invalid)?;
+        if let Some(config) = &config {
+            let mut declared = self.declarations.upstreams(config, self.rank)?;
+            declared.retain(|declared| upstreams.iter().all(|coded| coded.name != declared.name));
+            upstreams.extend(declared);
+        }
         let label = if self.label.is_empty() { format!("pid {}", std::process::id()) } else { self.label };
         let identity = Identity {
             session: SessionId(uuid::Uuid::now_v7().as_u128()),
@@ -141,7 +180,7 @@ impl Builder {
             build: concat!("paceline ", env!("CARGO_PKG_VERSION")).to_owned(),
             proto: PROTO,
             rank: self.rank,
-            declared: 0,
+            declared: config.map_or(0, |config| config.declared().root().short()),
         };
         let runtime = Runtime::start(Options { dir, identity, upstreams })?;
         if self.handle_signals {

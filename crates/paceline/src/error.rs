@@ -27,6 +27,28 @@ pub enum Error {
     /// A declaration of this session is not valid; nothing changed.
     #[error("{0}")]
     Invalid(String),
+    /// A configuration file cannot be read; nothing changed, and a retry helps after the fix.
+    #[error("read the configuration {path}: {why}")]
+    ConfigFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The configuration is not valid, or asks for a part that this build lacks; nothing changed. It names every
+    /// problem with its place.
+    #[error(transparent)]
+    Config(#[from] paceline_config::ConfigError),
+    /// A secret that the session would need to lead is not there; nothing changed, and a retry helps after the fix.
+    #[error("find the secret {name:?} of {origin}: {why}")]
+    Secret {
+        /// Its name.
+        name: String,
+        /// Where it is declared.
+        origin: paceline_config::Origin,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// The value could not be written as JSON, or exceeds a bound; nothing changed.
     #[error("encode the value: {0}")]
     Encode(String),

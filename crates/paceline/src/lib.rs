@@ -23,11 +23,14 @@
 //! # }
 //! ```
 //!
+//! Upstreams and routes can be declared in a file as well: [`Builder::config_file`], in the language of [`config`].
+//!
 //! The runtime has its own thread, so any executor will do, and none is needed for the `_blocking` twins. The library
 //! installs no signal handler, no tracing subscriber and no panic hook, and reads no file and no environment it was
 //! not given.
 
 mod builder;
+mod declared;
 mod error;
 mod events;
 mod group;
@@ -36,9 +39,11 @@ mod session;
 mod upstream;
 
 pub use builder::Builder;
+pub use declared::capabilities;
 pub use error::Error;
 pub use events::{Event, EventError, EventSubscription, Events};
 pub use group::{Group, GroupWatch};
+pub use paceline_config as config;
 #[cfg(feature = "failpoints")]
 #[doc(hidden)]
 pub use paceline_ipc::failpoint;
