@@ -28,6 +28,7 @@ seeds count="10000":
 replay scenario seed:
     PACELINE_SEED={{seed}} cargo test --release -p paceline-sim --test seeds {{scenario}} -- --nocapture
 
-# Writes the limits table of docs/PROTOCOL.md anew from crates/paceline-proto/src/limits.rs
+# Writes the tables of documents anew: limits (docs/PROTOCOL.md) and keys (docs/CONFIG.md)
 bless:
-    PACELINE_BLESS=1 cargo test -p paceline-tests --test workspace_rules the_limits_table_is_the_code
+    PACELINE_BLESS=1 cargo test -p paceline-tests --test workspace_rules are_the_code
+    PACELINE_BLESS=1 cargo test -p paceline-tests --test workspace_rules is_the_code

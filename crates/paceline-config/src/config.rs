@@ -6,6 +6,7 @@ use paceline_channel::template::Template;
 use paceline_query::key::QueryKey;
 
 use crate::{
+    node::join,
     origin::Origin,
     problem::{Problem, ProblemKind},
     reader::{Check, Entry, Field, Named, Reader, Sourced},
@@ -183,6 +184,7 @@ impl Config {
                     let guarded = text.starts_with("private-") || text.starts_with("presence-");
                     if let (true, Upstream::Pusher(pusher)) = (guarded, upstream.value())
                         && pusher.auth.is_none()
+                        && !reader.is_lost(&join(&join("upstreams", name), "auth"))
                     {
                         let what = format!(
                             "the channel {text:?} must be authorised, and the upstream has no `auth`"
@@ -271,7 +273,7 @@ impl Config {
                     for (n, dependency) in resource.depends_on.iter().enumerate() {
                         let Some(tag) = &dependency.tag else { continue };
                         // The tags of a resource that could not be read are not known.
-                        if !tags.contains(tag.as_str()) && !self.lacks_one(reader) {
+                        if !tags.contains(tag.as_str()) && !self.lacks_one("tags", reader) {
                             let key = format!("{}[{n}].tag", reader.key_of("depends_on"));
                             let what = format!("refers to the tag {:?}, which no resource has", tag.as_str());
                             let problem =
@@ -306,9 +308,11 @@ impl Config {
         }
     }
 
-    /// Whether some resource could not be read.
-    fn lacks_one(&self, reader: &Reader<'_>) -> bool {
-        reader.declared("resources").len() > self.resources.len()
+    /// Whether some resource, or this key of some resource, could not be read.
+    fn lacks_one(&self, key: &str, reader: &Reader<'_>) -> bool {
+        reader.is_lost("resources")
+            || reader.declared("resources").len() > self.resources.len()
+            || self.resources.keys().any(|name| reader.is_lost(&join(&join("resources", name.as_str()), key)))
     }
 
     /// `{token.access}` outside of a token means the only token there is.
@@ -319,7 +323,7 @@ impl Config {
             .filter(|(_, resource)| *resource.kind.value() == ResourceKind::Token)
             .map(|(name, resource)| (name.as_str(), resource.origin()))
             .collect();
-        if tokens.len() == 1 || self.lacks_one(reader) {
+        if tokens.len() == 1 || self.lacks_one("kind", reader) {
             return;
         }
         for (key, template, origin) in self.shared_credentials() {

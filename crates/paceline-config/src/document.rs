@@ -26,39 +26,38 @@ pub fn documented() -> Vec<KeyDoc> {
 /// The same as tables in Markdown, one for each table of the language.
 pub fn markdown() -> String {
     let keys = documented();
-    let mut out = String::new();
-    let mut section = None;
+    let mut sections: Vec<(String, Vec<&KeyDoc>)> = vec![(String::new(), Vec::new())];
     for key in &keys {
-        let this = section_of(&key.key);
-        if section.as_ref() != Some(&this) {
-            out.push_str(&format!(
-                "\n### {}\n| key | takes | default | meaning |\n|---|---|---|---|\n",
-                heading(&this)
-            ));
-            section = Some(this.clone());
+        let name = section_of(&key.key);
+        match sections.iter_mut().find(|(section, _)| *section == name) {
+            Some((_, rows)) => rows.push(key),
+            None => sections.push((name, vec![key])),
         }
-        let inside =
-            key.key.strip_prefix(&this).map_or(key.key.as_str(), |rest| rest.trim_start_matches('.'));
-        let default = match (&key.default, key.required) {
-            (Some(default), _) => format!("`{default}`"),
-            (None, true) => "*required*".to_owned(),
-            (None, false) => String::new(),
-        };
-        let mut meaning = key.meaning.clone();
-        if let Some(why) = key.tuned_for.filter(|why| !why.is_empty()) {
-            meaning.push_str(&format!(" Default: {why}."));
+    }
+    let mut out = String::new();
+    for (section, rows) in &sections {
+        out.push_str(&format!("\n### {}\n", heading(section)));
+        out.push_str("| key | takes | default | tuned for | meaning |\n|---|---|---|---|---|\n");
+        for key in rows {
+            out.push_str(&row(key, section));
         }
-        if let Some(part) = key.needs {
-            meaning.push_str(&format!(" Needs {part}."));
-        }
-        out.push_str(&format!(
-            "| `{inside}` | {} | {} | {} |\n",
-            cell(&key.kind),
-            cell(&default),
-            cell(&meaning)
-        ));
     }
     out
+}
+
+fn row(key: &KeyDoc, section: &str) -> String {
+    let inside = key.key.strip_prefix(section).map_or(key.key.as_str(), |rest| rest.trim_start_matches('.'));
+    let default = match (&key.default, key.required) {
+        (Some(default), _) => format!("`{default}`"),
+        (None, true) => "*required*".to_owned(),
+        (None, false) => String::new(),
+    };
+    let needs = key.needs.map_or_else(String::new, |part| format!(" Needs a build with {part}."));
+    let meaning = format!("{}{needs}", key.meaning);
+    let shown = format!("`{inside}`");
+    let cells = [shown.as_str(), &key.kind, &default, key.tuned_for.unwrap_or_default(), &meaning];
+    let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
+    format!("| {} |\n", cells.join(" | "))
 }
 
 /// The table that a key belongs to; tables at the root are sections of their own.
@@ -86,10 +85,6 @@ fn heading(section: &str) -> String {
         }
         None => format!("`[{section}]`"),
     }
-}
-
-fn cell(text: &str) -> String {
-    text.replace('|', "\\|")
 }
 
 #[cfg(test)]

@@ -233,8 +233,20 @@ impl<'a> Reader<'a> {
         for (name, member) in members {
             if !known.contains(&name.as_str()) {
                 let key = self.key_of_raw(name);
-                let problem = Problem::new(ProblemKind::UnknownKey, key, member.at.clone(), "unknown key");
-                self.report(problem.one_of(name, known.iter().copied()));
+                let mut problem =
+                    Problem::new(ProblemKind::UnknownKey, key, member.at.clone(), "unknown key");
+                problem = problem.one_of(name, known.iter().copied());
+                if let ([table, resource], Some(_)) = (self.path.as_slice(), member.node.members())
+                    && table == "resources"
+                {
+                    problem = problem.fix(format!("an action is written [resources.\"{resource}.{name}\"]"));
+                }
+                // What was meant was given and cannot be read: its absence is no problem of its own.
+                let is_new = |meant: &&str| !members.contains_key(*meant) || member.node.members().is_some();
+                if let Some(meant) = problem.nearest.as_deref().filter(is_new) {
+                    self.malformed.insert(self.key_of_raw(meant));
+                }
+                self.report(problem);
             }
         }
         Some(members)
@@ -285,10 +297,15 @@ impl<'a> Reader<'a> {
             .unwrap_or_default()
     }
 
+    /// Whether the key with this whole path was given and could not be read, or was misspelt.
+    pub(crate) fn is_lost(&self, path: &str) -> bool {
+        self.malformed.contains(path)
+    }
+
     /// A name that must be declared under a table of the root.
     pub(crate) fn refer(&mut self, node: &Node, table: &str, name: &str) -> bool {
         let declared = self.declared(table);
-        if declared.contains_key(name) {
+        if declared.contains_key(name) || self.is_lost(table) {
             return true;
         }
         let what = format!("refers to {name:?}, and no [{table}.{name}] is declared");

@@ -1,5 +1,7 @@
 //! `examples/paceline.toml` is the language by example: every table of it parses and validates.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use paceline_config::{
     Capabilities, Config, ConfigError, Draft, Part, ProblemKind, Source,
     tables::{ConnectWhen, Fetch, PollMode, ResourceKind, Task, Upstream},

@@ -1,7 +1,7 @@
 //! A group whose upstream and routes stand in a file: two sessions, one connection, and the wire goes from one to the
 //! other.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{path::PathBuf, time::Duration};
 
@@ -111,14 +111,17 @@ merge = [{{ key = ["packages", "$.id"], value = {{ progress = "$.percent" }} }}]
     shows(&mut package, &json!({"status":"new","progress":50})).await;
 
     // The first leaves; its heir goes on where the wire was.
-    let left = tokio::spawn(async move { one.leave().await });
-    while server.socket.next().await.is_some_and(|frame| frame.is_ok()) {}
-    drop(server);
-    let mut server = accept(&listener).await;
-    assert_eq!(server.query, "v=1&since=2");
-    publish(&mut server, json!({"kind":"UPDATE","stream":"a","seq":3,"id":7,"data":{"status":"old"}})).await;
-    shows(&mut package, &json!({"status":"old"})).await;
-    left.await.unwrap().unwrap();
+    let goes_on = async {
+        while server.socket.next().await.is_some_and(|frame| frame.is_ok()) {}
+        drop(server);
+        let mut server = accept(&listener).await;
+        assert_eq!(server.query, "v=1&since=2");
+        publish(&mut server, json!({"kind":"UPDATE","stream":"a","seq":3,"id":7,"data":{"status":"old"}}))
+            .await;
+        shows(&mut package, &json!({"status":"old"})).await;
+    };
+    let (left, ()) = tokio::join!(one.leave(), goes_on);
+    left.unwrap();
     two.leave().await.unwrap();
 }
 

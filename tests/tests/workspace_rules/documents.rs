@@ -1,5 +1,5 @@
 //! docs/PROTOCOL.md says what the code says: its table of limits is written from the constants and their comments, and
-//! it names each message.
+//! it names each message. So does docs/CONFIG.md, whose tables of keys are written from the tables of the language.
 
 use std::{collections::BTreeMap, env, fs};
 
@@ -29,6 +29,25 @@ fn the_limits_table_is_the_code() {
         return;
     }
     assert!(table == wanted, "{DOCUMENT} is behind {SOURCE}; `just bless` writes it anew. Wanted:\n{wanted}");
+}
+
+#[test]
+fn the_tables_of_keys_are_the_code() {
+    let path = "docs/CONFIG.md";
+    let document = text(path);
+    let begin = "<!-- keys: written from crates/paceline-config by `just bless` -->\n";
+    let end = "<!-- end of keys -->";
+    let (before, rest) = document.split_once(begin).expect("the tables' beginning is marked");
+    let (tables, after) = rest.split_once(end).expect("the tables' end is marked");
+    let wanted = paceline::config::markdown();
+    if env::var_os("PACELINE_BLESS").is_some() {
+        fs::write(root().join(path), format!("{before}{begin}{wanted}{end}{after}")).expect("written");
+        return;
+    }
+    assert!(tables == wanted, "{path} is behind the code; `just bless` writes it anew. Wanted:\n{wanted}");
+    for (variable, key) in paceline::config::VARIABLES {
+        assert!(before.contains(&format!("| `{variable}` | `{key}` |")), "{path} does not name {variable}");
+    }
 }
 
 #[test]

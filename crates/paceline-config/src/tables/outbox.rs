@@ -237,7 +237,7 @@ table! {
         /// What an acknowledged mutation survives.
         has durability: Durability = "power", "acknowledged means that it cannot be lost",
         /// Attempts in all, the first included.
-        has attempts: Count<1, 1000> = 5, "about half a minute of failures",
+        has attempts: Count<1, 1000> = 5, "four retries within a quarter of a minute",
         /// When a failed mutation is sent again.
         table backoff: OutboxBackoff,
         /// Scopes that are sent at a time.

@@ -1,6 +1,6 @@
 //! Named rules for keys.
 
-use paceline_channel::template::Template;
+use paceline_channel::template::{Setting, Template};
 use serde_json::Value;
 
 use super::{
@@ -394,6 +394,38 @@ impl Resource {
         if let Some(poll) = &self.poll {
             poll.check_names(&bound, reader);
         }
+        for (n, dependency) in self.depends_on.iter().enumerate() {
+            let Some(key) = &dependency.key else { continue };
+            let at = format!("{}[{n}].key", reader.key_of("depends_on"));
+            for text in texts(key.json()) {
+                let refuse =
+                    |what: String| Problem::new(ProblemKind::Reference, &at, key.origin().clone(), what);
+                if text.starts_with('$') && !text.starts_with("$$") {
+                    let what =
+                        format!("takes {text:?} for a path, and there is no message that it could lead into");
+                    reader.report(refuse(what).fix("write `$$` for a text that begins with `$`"));
+                    continue;
+                }
+                let Ok(template) = Template::new(text, Setting::Name) else {
+                    reader.report(refuse(format!("{text:?} is no template of a name")));
+                    continue;
+                };
+                for name in template.names().filter(|name| !bound.contains(name)) {
+                    let what = format!("fills in {{{name}}}, and the resource's key does not bind it");
+                    reader.report(refuse(what).one_of(name, bound.iter().copied()).fix("name it in `key`"));
+                }
+            }
+        }
+    }
+}
+
+/// All texts in a JSON value.
+fn texts(value: &Value) -> Vec<&str> {
+    match value {
+        Value::String(text) => vec![text],
+        Value::Array(items) => items.iter().flat_map(texts).collect(),
+        Value::Object(members) => members.values().flat_map(texts).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Vec::new(),
     }
 }
 
@@ -427,7 +459,7 @@ impl Check for Profile {
     fn check(&self, _: &Origin, reader: &mut Reader<'_>) {
         let declared = reader.declared("resources");
         for (name, resource) in self.resources.iter() {
-            if !declared.contains_key(name.as_str()) {
+            if !declared.contains_key(name.as_str()) && !reader.is_lost("resources") {
                 let what = format!(
                     "changes the resource {:?}, and no [resources.{name}] is declared",
                     name.as_str()

@@ -4,7 +4,7 @@ use paceline_channel::route::{self, RouteError};
 
 use super::upstream::{Upstream, bound_names};
 use crate::{
-    node::Node,
+    node::{Node, join},
     origin::Origin,
     problem::{Problem, ProblemKind},
     reader::{Check, Field, Reader, Sourced},
@@ -166,15 +166,15 @@ impl Route {
         let own: Vec<String> =
             self.channel.iter().flat_map(|channel| names_of(&channel.pattern().to_string())).collect();
         bound.extend(own.iter().map(String::as_str));
-        if let (Some(when), false) = (&self.when, reader.is_malformed("channel")) {
+        let per = join(&join("upstreams", self.upstream.as_str()), "per");
+        let is_unclear = reader.is_malformed("channel") || reader.is_lost(&per);
+        if let (Some(when), false) = (&self.when, is_unclear) {
             bound_names(when, "when", &bound, false, reader);
         }
         let here = format!("{}.", reader.key());
         let mut refuse = |key: String, origin: &Origin, error: RouteError| {
-            if reader.is_malformed("channel") {
-                return;
-            }
             let problem = match &error {
+                RouteError::Unbound(_) if is_unclear => return,
                 RouteError::Unbound(name) => {
                     let what = format!("fills in {{{name}}}, and nothing binds it");
                     Problem::new(ProblemKind::Reference, key, origin.clone(), what)

@@ -1,5 +1,7 @@
 //! Servers outside, by protocol.
 
+use std::collections::BTreeSet;
+
 use paceline_channel::template::Template;
 use paceline_proto::limits::VALUE_MAX;
 use serde_json::Value;
@@ -133,7 +135,7 @@ impl Field for FallbackStep {
         }
         let name = Name::read(node, reader)?;
         let declared = reader.declared("upstreams");
-        if declared.contains_key(name.as_str()) {
+        if declared.contains_key(name.as_str()) || reader.is_lost("upstreams") {
             return Some(Self::Upstream(name));
         }
         let what = format!("refers to {:?}, and no [upstreams.{name}] is declared", name.as_str());
@@ -207,7 +209,7 @@ table! {
         /// A connection that lived so long forgets the failures before it.
         has reset_after: Interval = "60s", "a server that accepts and drops is not hammered",
         /// After so many failures in a row the next transport is tried.
-        has fallback_after: Count<1, 100> = 5, "about a minute of failures",
+        has fallback_after: Count<1, 100> = 5, "about half a minute of failures",
     }
 }
 
@@ -658,6 +660,13 @@ impl Field for Upstream {
             return None;
         };
         let Some(protocol) = members.get("protocol") else {
+            let mut keys = Vec::new();
+            WebSocketUpstream::describe("", &mut keys);
+            SseUpstream::describe("", &mut keys);
+            PusherUpstream::describe("", &mut keys);
+            let known: BTreeSet<&str> =
+                keys.iter().map(|key| key.key.as_str()).filter(|key| !key.contains('.')).collect();
+            reader.table(node, &known.into_iter().collect::<Vec<_>>());
             reader.missing(&node.origin, "protocol", Protocol::kind());
             return None;
         };
