@@ -95,7 +95,7 @@ impl Core {
             Some(Ahead { attempt: own, address, over }) if own == attempt && epoch > over => {
                 drop_attempt(claiming.link.take().map(|link| link.attempt), out);
                 let found = Found { epoch, address, reader: Reader::Unknown };
-                claiming.welcomed = Some(Link { attempt, owner, found, pinged: false });
+                claiming.welcomed = Some(Link::new(attempt, owner, found));
             }
             Some(Ahead { attempt: own, .. }) if own == attempt => drop_attempt(Some(attempt), out),
             ahead => claiming.ahead = ahead,

@@ -8,17 +8,22 @@ use crate::{
         machine::{Core, drop_attempt},
         probing::reader_of,
         state::{Doubt, Following, Found, Link, Probing, Reader, Search, State},
-        timing::{HEIR_STAGGER, RETRY_MAX, RETRY_MIN, doubled},
+        timing::{ANSWER_WAIT, HEIR_STAGGER, PREPARE_AFTER, RETRY_MAX, RETRY_MIN, doubled},
     },
     event::{Cause, Event},
     id::Epoch,
     limits::{EOF_FOLLOWER_WAIT, SUSPICION_AFTER},
-    message::{KitAddress, Ping},
+    message::{KitAddress, Rank},
     time::Time,
 };
 
 impl Following {
     pub(super) fn due(&self) -> Time {
+        let quiet = self.quiet_due();
+        self.link.prepare_at.map_or(quiet, |at| at.min(quiet))
+    }
+
+    fn quiet_due(&self) -> Time {
         self.quiet_since + SUSPICION_AFTER
     }
 }
@@ -34,26 +39,24 @@ impl Core {
         match input {
             Input::Ping(ping) => {
                 following.quiet_since = now;
-                if following.link.pinged && following.link.found.reader == Reader::Unknown {
-                    out.push(Effect::List);
-                }
                 following.link.pinged = true;
                 self.retries = 0;
-                self.follow_ping(now, ping, out);
+                self.note_ping(ping);
+                let heir = self.place().is_some();
+                self.appointed(now, &mut following.link, heir, out);
                 State::Following(following)
             }
             Input::Heir(heir) => {
                 following.quiet_since = now;
-                if heir {
-                    self.want_kit(now, false, out);
-                } else {
-                    self.spare_kit(now, out);
-                }
+                self.appointed(now, &mut following.link, heir, out);
                 State::Following(following)
             }
             Input::Deadline { heard } => {
                 following.quiet_since = following.quiet_since.max(heard.min(now));
-                if now < following.due() {
+                if following.link.prepare_at.is_some_and(|at| at <= now) {
+                    self.prepare(now, &mut following.link, out);
+                }
+                if now < following.quiet_due() {
                     return State::Following(following);
                 }
                 let found = following.link.found.clone();
@@ -84,6 +87,9 @@ impl Core {
                 if listing.claim.as_ref().is_some_and(|claim| claim.epoch == following.link.found.epoch) {
                     following.link.found.reader = reader_of(&listing);
                     self.note_listing(&listing);
+                    if following.link.heir {
+                        self.prepare(now, &mut following.link, out);
+                    }
                 }
                 State::Following(following)
             }
@@ -111,15 +117,35 @@ impl Core {
         }
     }
 
-    fn follow_ping(&mut self, now: Time, ping: Ping, out: &mut Vec<Effect>) {
-        self.note_ping(ping);
-        let own = self.config.session;
-        match self.heirs.iter().find(|heir| heir.session == own) {
-            Some(heir) => {
-                let known = heir.kit.is_some();
+    /// The owner says whether this session is an heir.
+    fn appointed(&mut self, now: Time, link: &mut Link, heir: bool, out: &mut Vec<Effect>) {
+        if !heir {
+            (link.heir, link.prepare_at) = (false, None);
+            return self.spare_kit(now, out);
+        }
+        if !std::mem::replace(&mut link.heir, true) {
+            link.prepare_at = Some(now + PREPARE_AFTER);
+        } else if link.prepare_at.is_none() {
+            self.prepare(now, link, out);
+        }
+    }
+
+    /// An heir looks at the owner's claim, to know whether it may claim over it, and then makes a kit, which tells the
+    /// owner that it may. All others look when they have to.
+    fn prepare(&mut self, now: Time, link: &mut Link, out: &mut Vec<Effect>) {
+        link.prepare_at = None;
+        match link.found.reader {
+            Reader::Unknown if self.config.rank != Rank::Observer => {
+                out.push(Effect::List);
+                // If nothing is answered, it is asked again.
+                link.prepare_at = Some(now + ANSWER_WAIT);
+            }
+            Reader::Able => {
+                let own = self.config.session;
+                let known = self.heirs.iter().any(|heir| heir.session == own && heir.kit.is_some());
                 self.want_kit(now, known, out);
             }
-            None => self.spare_kit(now, out),
+            Reader::Unknown | Reader::Unable => self.spare_kit(now, out),
         }
     }
 

@@ -239,16 +239,12 @@ impl Core {
 
     /// To Following.
     pub(super) fn follow(&mut self, now: Time, link: Link, out: &mut Vec<Effect>) -> State {
-        let Found { epoch, reader, .. } = link.found;
+        let epoch = link.found.epoch;
         self.highest = self.highest.max(epoch);
         self.heirs = Vec::new();
         self.reported = None;
         self.show(Role::Follower { epoch, owner: link.owner }, out);
         out.push(Effect::Event(Event::Following { epoch, owner: link.owner }));
-        if reader == Reader::Unknown {
-            // Off the critical path: an heir must know whether it may claim before the owner dies.
-            out.push(Effect::List);
-        }
         State::Following(Following { link, quiet_since: now })
     }
 

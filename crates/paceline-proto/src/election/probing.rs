@@ -246,7 +246,7 @@ impl Core {
                     return self.pause(now, ahead);
                 }
                 drop_ahead(ahead, out);
-                self.follow(now, Link { attempt, owner, found, pinged: false }, out)
+                self.follow(now, Link::new(attempt, owner, found), out)
             }
             (step, Some(ahead)) if ahead.attempt == attempt => {
                 if epoch <= ahead.over {
@@ -257,7 +257,7 @@ impl Core {
                     drop_attempt(Some(attempt), out);
                 }
                 let found = Found { epoch, address: ahead.address, reader: Reader::Unknown };
-                self.follow(now, Link { attempt, owner, found, pinged: false }, out)
+                self.follow(now, Link::new(attempt, owner, found), out)
             }
             (step, ahead) => State::Probing(Probing { step, ahead }),
         }

@@ -56,6 +56,16 @@ pub(super) struct Link {
     pub(super) found: Found,
     /// It brought at least one ping.
     pub(super) pinged: bool,
+    /// This session is an heir of that owner.
+    pub(super) heir: bool,
+    /// As an heir, when to look at the owner's claim, or to make a kit.
+    pub(super) prepare_at: Option<Time>,
+}
+
+impl Link {
+    pub(super) const fn new(attempt: u64, owner: SessionId, found: Found) -> Self {
+        Self { attempt, owner, found, pinged: false, heir: false, prepare_at: None }
+    }
 }
 
 /// A connection to an heir's kit, made before its claim: its backlog holds us until it claims.

@@ -249,13 +249,13 @@ impl Core {
             let found = suspecting.found.clone();
             drop_link(suspecting, out);
             out.push(Effect::Event(Event::SuspicionCleared { epoch }));
-            return self.follow(now, Link { attempt, owner, found, pinged: false }, out);
+            return self.follow(now, Link::new(attempt, owner, found), out);
         }
         match suspecting.ahead.take() {
             Some(Ahead { attempt: own, address, over }) if own == attempt && epoch > over => {
                 drop_link(suspecting, out);
                 let found = Found { epoch, address, reader: Reader::Unknown };
-                self.follow(now, Link { attempt, owner, found, pinged: false }, out)
+                self.follow(now, Link::new(attempt, owner, found), out)
             }
             Some(Ahead { attempt: own, .. }) if own == attempt => {
                 drop_attempt(Some(attempt), out);

@@ -113,6 +113,7 @@ impl Hub {
             heir.current = true;
             let session = link.session;
             out.push(Effect::Event(Event::HeirCurrent { session }));
+            self.heirs_changed();
         }
         self.answer_waiting_ops(out);
     }

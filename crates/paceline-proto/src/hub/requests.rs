@@ -148,6 +148,7 @@ impl Hub {
         }
         if let Some(link) = self.links.get_mut(slot) {
             link.kit = Some(kit);
+            self.heirs_changed();
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The one periodic duty: pings, and everything that may wait for one.
 
+use std::time::Duration;
+
 use super::{
     Effect, Hub, link,
     links::{self, Slot},
@@ -11,7 +13,16 @@ use crate::{
     message::{Body, Member, Ping, ToSession},
 };
 
+/// Who leads next is told so soon after it changed: heirs and kits come in pairs, and one ping tells of all.
+const HEIRS_TOLD_AFTER: Duration = Duration::from_millis(5);
+
 impl Hub {
+    /// The heirs changed, or what they are good for: a follower that does not know whom to wait for when the owner dies
+    /// looks around for as long as several takeovers take.
+    pub(super) fn heirs_changed(&mut self) {
+        self.next_ping = self.next_ping.min(self.now + HEIRS_TOLD_AFTER);
+    }
+
     pub(super) fn due(&mut self, out: &mut Vec<Effect>) {
         self.offers_moved(out);
         self.collect_all(out);

@@ -23,6 +23,9 @@ pub const OWNER: SessionId = SessionId(2);
 pub const ANN: SessionId = SessionId(3);
 pub const BOB: SessionId = SessionId(4);
 
+/// An heir makes ready so long after it was appointed.
+pub const HEIR_PREPARES: Duration = Duration::from_millis(20);
+
 pub const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
@@ -91,7 +94,12 @@ impl Rig {
         let attempt = connected(&effects).expect("connects to the owner");
         rig.feed(Input::Welcomed { attempt, epoch: Epoch(epoch), owner: OWNER });
         rig.feed(Input::Ping(ping(heirs)));
+        // As an heir it made ready.
+        if rig.wait(HEIR_PREPARES).contains(&Effect::MakeKit) {
+            rig.feed(Input::KitMade(Ok(heir(ME).kit.expect("heirs have kits"))));
+        }
         rig.heard = rig.now;
+        rig.feed(Input::Ping(ping(heirs)));
         assert_eq!(rig.machine.epoch(), Epoch(epoch));
         rig
     }
