@@ -153,12 +153,16 @@ fn open(path: &Path, durability: Durability) -> Result<Connection, StoreError> {
     configure().map_err(|e| StoreError::sqlite(path, &e))
 }
 
-/// Writes the log once over its reserved length and copies it back, so that the next commits overwrite it in place.
+/// Writes the log once over its reserved length and copies it back, so that the next commits overwrite it in place. The
+/// first of them is made here: whoever looks at a kit reads its log up to the last valid page, and every takeover does.
 fn reserve_log(conn: &Connection, path: &Path) -> Result<(), StoreError> {
     let sqlite = |e| StoreError::sqlite(path, &e);
     with_filler(conn).map_err(sqlite)?;
     let (busy, log, copied) = checkpoint(conn, "PASSIVE").map_err(sqlite)?;
-    if busy || log != copied { Err(StoreError::Busy { path: path.into() }) } else { Ok(()) }
+    if busy || log != copied {
+        return Err(StoreError::Busy { path: path.into() });
+    }
+    schema::mark(conn).map_err(sqlite)
 }
 
 /// Runs `PRAGMA wal_checkpoint`: (whether a lock was missed, pages in the log, pages copied back).

@@ -512,6 +512,16 @@ mod tests {
     }
 
     #[test]
+    fn the_log_of_a_kit_has_its_reserve_and_is_quick_to_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let kit = QueueDb::create(&dir.path().join("q-1.db"), Durability::Process).unwrap();
+        let reserved = fs::metadata(beside(kit.path(), "-wal")).unwrap().len();
+        assert!(reserved > paceline_proto::limits::KIT_RESERVE as u64, "{reserved} bytes");
+        let (_, valid, _) = kit::checkpoint(&kit.conn, "NOOP").unwrap();
+        assert_eq!(valid, 1, "pages that a reader has to look at");
+    }
+
+    #[test]
     fn a_database_is_rewritten_when_large_and_mostly_dead() {
         for (bytes, live, due) in [
             (COMPACT_MIN, 0, false),

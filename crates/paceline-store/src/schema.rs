@@ -53,9 +53,14 @@ pub(crate) fn check_sqlite() -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Marks the file as a queue database; the smallest commit there is.
+pub(crate) fn mark(conn: &Connection) -> rusqlite::Result<()> {
+    conn.pragma_update(None, "application_id", APPLICATION_ID)
+}
+
 /// Makes the tables in a new database.
 pub(crate) fn create(conn: &Connection) -> rusqlite::Result<()> {
-    conn.pragma_update(None, "application_id", APPLICATION_ID)?;
+    mark(conn)?;
     conn.execute_batch(TABLES)?;
     conn.execute(
         "INSERT INTO meta (key, value) VALUES ('schema', ?1), ('min_reader', ?2)",
