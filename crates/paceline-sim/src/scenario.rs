@@ -44,6 +44,8 @@ pub struct Faults {
     pub kill: u32,
     /// SIGKILL of the owner.
     pub kill_owner: u32,
+    /// SIGKILL of the owner and its heirs: whoever takes over then may know less than others.
+    pub kill_heirs: u32,
     /// SIGSTOP of a random process, SIGCONT later.
     pub stop: u32,
     /// SIGSTOP of the owner.
@@ -153,6 +155,7 @@ const CALM: Scenario = Scenario {
     faults: Faults {
         kill: 0,
         kill_owner: 0,
+        kill_heirs: 0,
         stop: 0,
         stop_owner: 0,
         starve: 0,
@@ -194,6 +197,7 @@ impl Scenario {
         let faults = Faults {
             kill: 120,
             kill_owner: 180,
+            kill_heirs: 0,
             stop: 100,
             stop_owner: 140,
             starve: 70,
@@ -226,8 +230,15 @@ impl Scenario {
 
     /// Owners die, others do not: nothing resumable or seen by a survivor may be lost.
     pub fn kills() -> Self {
-        let faults =
-            Faults { kill: 200, kill_owner: 600, leave: 80, promote: 120, set_back: 100, ..CALM.faults };
+        let faults = Faults {
+            kill: 200,
+            kill_owner: 500,
+            kill_heirs: 100,
+            leave: 80,
+            promote: 120,
+            set_back: 100,
+            ..CALM.faults
+        };
         Self {
             name: "kills",
             feeds: vec![FeedKind::Resumes, FeedKind::Forgets],

@@ -54,7 +54,7 @@ fn chaos() {
 fn kills() {
     batch(
         &Scenario::kills(),
-        &["reign_over_dead", "tail_pulled", "rows_adopted", "claim_lost_race", "reset_found"],
+        &["reign_over_dead", "heirs_killed", "rows_adopted", "claim_lost_race", "reset_found"],
     );
 }
 

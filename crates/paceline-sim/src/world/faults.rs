@@ -31,9 +31,10 @@ impl World {
             return;
         }
         let f = self.scenario.faults;
-        let table: [(u32, Strike); 17] = [
+        let table: [(u32, Strike); 18] = [
             (f.kill, Self::fault_kill),
             (f.kill_owner, Self::fault_kill_owner),
+            (f.kill_heirs, Self::fault_kill_heirs),
             (f.stop, Self::fault_stop),
             (f.stop_owner, Self::fault_stop_owner),
             (f.starve, Self::fault_starve),
@@ -88,6 +89,23 @@ impl World {
         if let Some(pid) = self.owner() {
             self.kill(pid);
         }
+    }
+
+    fn fault_kill_heirs(&mut self) {
+        let Some(owner) = self.owner() else { return };
+        let owned = self.processes.get(&owner).and_then(|process| process.owned.as_ref());
+        let heirs = owned.map(|owned| owned.machine.heirs()).unwrap_or_default();
+        let doomed: Vec<Pid> = self
+            .processes
+            .values()
+            .filter(|process| heirs.iter().any(|heir| heir.session == process.session))
+            .map(|process| process.pid)
+            .chain([owner])
+            .collect();
+        if doomed.len() > 1 {
+            self.counters.add("heirs_killed");
+        }
+        doomed.into_iter().for_each(|pid| self.kill(pid));
     }
 
     fn fault_stop(&mut self) {
