@@ -21,6 +21,12 @@ pub struct Args {
     /// Whose account the group's wire belongs to [env: PACELINE_PRINCIPAL]
     #[arg(long, global = true, value_name = "WHO")]
     pub principal: Option<String>,
+    /// Profile of the configuration [env: PACELINE_PROFILE]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Configuration file [default: the nearest paceline.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Directory of the groups' state [env: PACELINE_STATE_DIR]
     #[arg(long, global = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -77,6 +83,14 @@ pub enum Command {
     Trace(Trace),
     /// Raise debug events to the level of information, or end that, while sessions run
     Debug(DebugArgs),
+    /// Check or show the configuration
+    Config {
+        /// What
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Trust a project's file with the commands, credentials and servers that it names
+    Trust(Trust),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -88,7 +102,8 @@ pub enum Command {
 /// `run`.
 #[derive(Debug, ClapArgs)]
 pub struct Run {
-    /// Leave when nobody else was in the group for so long and nothing is queued [default: never]
+    /// Leave when nobody else was in the group for so long and nothing is queued [default: never, unless
+    /// `group.idle_exit` is configured]
     #[arg(long, value_name = "DURATION", value_parser = duration_or_never)]
     pub idle_exit: Option<IdleExit>,
     /// Started by another command: no terminal, a session of its own, words to the group's run.log
@@ -250,6 +265,42 @@ pub struct DebugArgs {
     pub switch: Switch,
     /// Only of this session: the beginning or end of its id
     pub session: Option<String>,
+}
+
+/// Below `config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say everything that is wrong, with file, line and what to do
+    Check(Check),
+    /// List every value that holds
+    Show(Show),
+}
+
+/// `config check`.
+#[derive(Debug, ClapArgs)]
+pub struct Check {
+    /// The file [default: the one that counts here]
+    pub file: Option<PathBuf>,
+}
+
+/// `config show`.
+#[derive(Debug, ClapArgs)]
+pub struct Show {
+    /// Only keys that begin so, for example upstreams.feed
+    pub prefix: Option<String>,
+    /// Say where each value comes from
+    #[arg(long)]
+    pub origin: bool,
+}
+
+/// `trust`.
+#[derive(Debug, ClapArgs)]
+pub struct Trust {
+    /// The file [default: the paceline.toml of this directory, or the nearest above it]
+    pub file: Option<PathBuf>,
+    /// Only list what it asks for
+    #[arg(long)]
+    pub list: bool,
 }
 
 /// On or off.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use paceline::config::ConfigError;
 use paceline_ipc::dirs::DirectoryError;
 
 /// The command line is wrong.
@@ -16,6 +17,12 @@ pub enum Failure {
     /// The command line or a setting is wrong.
     #[error("{0}")]
     Usage(String),
+    /// The configuration is wrong.
+    #[error("failed to {0}")]
+    Config(ConfigError),
+    /// What is wrong was told already.
+    #[error("see above")]
+    Told,
     /// Nobody leads this group.
     #[error("no group {group:?} is running; `paceline run --group {group}` starts one")]
     NoGroup {
@@ -60,8 +67,8 @@ impl Failure {
     pub fn code(&self) -> u8 {
         match self {
             Self::OutputClosed => 0,
-            Self::Failed(_) => 1,
-            Self::Usage(_) => USAGE,
+            Self::Failed(_) | Self::Told => 1,
+            Self::Usage(_) | Self::Config(_) => USAGE,
             Self::NoGroup { .. } => 3,
             Self::Version(_) => 4,
             Self::Timeout { .. } => 5,
@@ -73,7 +80,7 @@ impl Failure {
 
     /// Whether there is something to say.
     pub fn is_silent(&self) -> bool {
-        matches!(self, Self::OutputClosed | Self::Interrupted | Self::Findings { .. })
+        matches!(self, Self::OutputClosed | Self::Interrupted | Self::Findings { .. } | Self::Told)
     }
 }
 
@@ -90,6 +97,8 @@ impl From<paceline::Error> for Failure {
             paceline::Error::Name(why) => Self::Usage(format!("failed to {why}")),
             paceline::Error::Directory { .. } | paceline::Error::Refused(_) => Self::Refused(text),
             paceline::Error::Rejected(why) => Self::Refused(why),
+            paceline::Error::Config(error) => Self::Config(error),
+            paceline::Error::ConfigFile { .. } | paceline::Error::Secret { .. } => Self::Usage(text),
             paceline::Error::Invalid(_)
             | paceline::Error::Encode(_)
             | paceline::Error::Decode { .. }

@@ -3,6 +3,7 @@
 //! What goes to stdout is data, everything else goes to stderr; exit codes are those of [`failure::Failure`].
 
 mod args;
+mod configured;
 mod doctor;
 mod document;
 mod events;
@@ -53,7 +54,10 @@ fn carry_out(args: Args, ui: &Ui) -> Result<(), Failure> {
         clap_complete::generate(shell, &mut Args::command(), "paceline", &mut script);
         return ui.raw(&script);
     }
-    let settings = Settings::find(&args)?;
+    let settings = match args.command {
+        Command::Config { .. } | Command::Trust(_) => Settings::unchecked(&args)?,
+        _ => Settings::find(&args)?,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -74,6 +78,8 @@ fn carry_out(args: Args, ui: &Ui) -> Result<(), Failure> {
             Command::Stats => events::stats(&settings, ui).await,
             Command::Trace(trace) => trace::trace(&settings, trace, ui).await,
             Command::Debug(debug) => events::debug(&settings, debug, ui).await,
+            Command::Config { command } => configured::config(&settings, command, ui),
+            Command::Trust(trust) => configured::trust(&settings, trust, ui),
             Command::Completions { .. } => Ok(()),
         }
     })

@@ -29,6 +29,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until it is told to leave.
 pub async fn run(settings: &Settings, run: Run, ui: &Ui) -> Result<(), Failure> {
+    let config = settings.leading_config()?;
     let dir = settings.open_dir()?;
     if run.background {
         detach(&dir)?;
@@ -37,11 +38,12 @@ pub async fn run(settings: &Settings, run: Run, ui: &Ui) -> Result<(), Failure> 
     // Who started this one holds the guard for it.
     let guard = if run.background { None } else { start::guard(&dir).await? };
     let session = tokio::select! {
-        joined = settings.session("coordinator").preferred().join() => joined?,
+        joined = settings.session("coordinator").config(config).preferred().join() => joined?,
         () = asked.leave() => return Ok(()),
     };
     drop(guard);
-    let idle_exit = run.idle_exit.unwrap_or(IdleExit::Never);
+    let set = settings.idle_exit_is_set.then_some(settings.idle_exit);
+    let idle_exit = run.idle_exit.or(set).unwrap_or(IdleExit::Never);
     let mut coordinator = Coordinator::new(session, idle_exit, *ui);
     coordinator.say_ready(settings)?;
     coordinator.until_left(&mut asked).await

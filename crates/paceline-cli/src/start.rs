@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// # Errors
 /// [`Failure::Failed`] when the coordinator ends at once, with where it said why.
 pub async fn ensure(settings: &Settings, ui: &Ui) -> Result<(), Failure> {
+    // Told here, where somebody reads it.
+    settings.leading_config()?;
     let dir = settings.open_dir()?;
     let _guard = loop {
         if let Some(guard) = take(&dir)? {

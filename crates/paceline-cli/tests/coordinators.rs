@@ -156,9 +156,24 @@ fn a_watch_survives_every_coordinator_and_starts_a_new_one() {
 }
 
 #[test]
+fn a_coordinator_leaves_when_alone_only_where_that_is_set() {
+    let scratch = Scratch::new();
+    let mut set = Running::start(scratch.command(&["run", "--json"]));
+    assert_eq!(set.end().0, Some(0), "PACELINE_IDLE_EXIT says so");
+    let mut command = scratch.command(&["run", "--json"]);
+    let running = Running::start({
+        command.env_remove("PACELINE_IDLE_EXIT");
+        command
+    });
+    running.wait("the coordinator", |line| (line["kind"] == "ready").then_some(()));
+    std::thread::park_timeout(std::time::Duration::from_millis(1200));
+    assert_eq!(scratch.json(&["status"])["primary"]["pid"], running.pid(), "by default it stays");
+}
+
+#[test]
 fn lines_of_a_coordinator_fit_their_schema() {
     let scratch = Scratch::new();
-    let mut coordinator = Running::start(scratch.command(&["run", "--json"]));
+    let mut coordinator = Running::start(scratch.command(&["run", "--json", "--idle-exit", "never"]));
     coordinator.wait("its store", |line| {
         check("run", line);
         (line["kind"] == "adopted").then_some(())

@@ -25,7 +25,7 @@ pub(super) async fn ask(
     findings: &mut Vec<Finding>,
     ui: &Ui,
 ) -> Result<(), Failure> {
-    let hasty = Settings { timeout: settings.timeout.min(PATIENCE), ..settings.clone() };
+    let hasty = settings.hasty(PATIENCE);
     let joined = match group::join(&hasty, "paceline doctor", Absent::Fail, ui).await {
         Ok(joined) => joined,
         Err(failure) => {

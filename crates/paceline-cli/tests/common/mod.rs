@@ -43,6 +43,8 @@ impl Scratch {
         for name in ["PACELINE_GROUP", "PACELINE_PRINCIPAL", "PACELINE_SPAWN", "NO_COLOR"] {
             command.env_remove(name);
         }
+        // No file of the tester's counts.
+        command.env("XDG_CONFIG_HOME", self.path().join("config")).current_dir(self.path());
         command.env("PACELINE_STATE_DIR", self.path()).env("PACELINE_IDLE_EXIT", "500ms");
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -63,7 +65,7 @@ impl Scratch {
 
     /// Starts a coordinator and waits until it is ready.
     pub fn coordinator(&self) -> Running {
-        let running = Running::start(self.command(&["run", "--json"]));
+        let running = Running::start(self.command(&["run", "--json", "--idle-exit", "never"]));
         running.wait("the coordinator", |line| (line["kind"] == "ready").then_some(()));
         running
     }
