@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::id::{Channel, Epoch, LinkId, Mark, Offset, Position, SessionId};
+use crate::{
+    id::{Channel, Epoch, LinkId, Mark, Offset, Position, SessionId},
+    presence::Presence,
+};
 
 /// Something an operator or a test may want to know. Past tense; one line of text by `Display`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +126,13 @@ pub enum Event {
     PeerRefused {
         /// What it did.
         why: String,
+    },
+    /// A session told what it shows to its user, or went away.
+    PresenceChanged {
+        /// The session.
+        session: SessionId,
+        /// What it shows; `None` when it went away.
+        presence: Option<Presence>,
     },
     /// A session became heir.
     HeirAppointed {
@@ -274,6 +284,19 @@ impl fmt::Display for Event {
                 write!(f, "the connection of session {} ended: {why}", session.short())
             }
             Self::PeerRefused { why } => write!(f, "a peer was turned away: {why}"),
+            Self::PresenceChanged { session, presence: None } => {
+                write!(f, "{} shows nothing any more", session.short())
+            }
+            Self::PresenceChanged {
+                session,
+                presence: Some(Presence { visible, focused, active, battery }),
+            } => {
+                write!(f, "{} is", session.short())?;
+                for (is, word) in [(visible, "visible"), (focused, "focused"), (active, "active")] {
+                    write!(f, " {}{word}", if *is { "" } else { "not " })?;
+                }
+                battery.map_or(Ok(()), |percent| write!(f, " on battery, {percent} %"))
+            }
             Self::HeirAppointed { session } => write!(f, "session {} becomes heir", session.short()),
             Self::HeirCurrent { session } => write!(f, "heir {} holds everything", session.short()),
             Self::HeirDismissed { session } => write!(f, "session {} is heir no longer", session.short()),
@@ -337,6 +360,7 @@ impl Event {
             Self::Joined { .. } => "joined",
             Self::Unlinked { .. } => "unlinked",
             Self::PeerRefused { .. } => "peer_refused",
+            Self::PresenceChanged { .. } => "presence_changed",
             Self::HeirAppointed { .. } => "heir_appointed",
             Self::HeirCurrent { .. } => "heir_current",
             Self::HeirDismissed { .. } => "heir_dismissed",

@@ -275,7 +275,9 @@ impl HubBusiness {
             Effect::Promote { to } => self.seat.peers.election(ElectionIn::Promote { to }, io.trace),
             Effect::Took { epoch, to } => self.seat.peers.election(ElectionIn::Took { epoch, to }, io.trace),
             Effect::Drained { last } => self.seat.peers.election(ElectionIn::Drained { last }, io.trace),
-            Effect::Presence { .. } => {}
+            Effect::Presence { session, presence } => {
+                self.seat.observer.event(Event::PresenceChanged { session, presence });
+            }
             Effect::Event(event) => self.seat.observer.event(event),
         }
     }

@@ -212,6 +212,7 @@ pub fn level(event: &Event) -> Level {
         | Event::ClaimLost { .. }
         | Event::Joined { .. }
         | Event::Unlinked { .. }
+        | Event::PresenceChanged { .. }
         | Event::HeirAppointed { .. }
         | Event::HeirCurrent { .. }
         | Event::HeirDismissed { .. }

@@ -152,6 +152,42 @@ impl Session {
         self.operate(Operation::Invalidate { key: key.into().to_key(), exact: true }).await
     }
 
+    /// [`Session::set`] for callers without an executor.
+    ///
+    /// # Errors
+    /// As [`Session::set`].
+    pub fn set_blocking(&self, key: impl Into<QueryKey>, value: &impl Serialize) -> Result<Receipt, Error> {
+        block_on(self.set(key, value))
+    }
+
+    /// [`Session::merge`] for callers without an executor.
+    ///
+    /// # Errors
+    /// As [`Session::merge`].
+    pub fn merge_blocking(&self, key: impl Into<QueryKey>, patch: Patch) -> Result<Receipt, Error> {
+        block_on(self.merge(key, patch))
+    }
+
+    /// [`Session::update`] for callers without an executor.
+    ///
+    /// # Errors
+    /// As [`Session::update`].
+    pub fn update_blocking<T: Serialize + DeserializeOwned>(
+        &self,
+        key: impl Into<QueryKey>,
+        f: impl Fn(Option<T>) -> T,
+    ) -> Result<Receipt, Error> {
+        block_on(self.update(key, f))
+    }
+
+    /// [`Session::invalidate`] for callers without an executor.
+    ///
+    /// # Errors
+    /// As [`Session::invalidate`].
+    pub fn invalidate_blocking(&self, key: impl Into<QueryKey>) -> Result<Receipt, Error> {
+        block_on(self.invalidate(key))
+    }
+
     /// Tells the group what this session shows to its user.
     pub fn presence(&self, presence: Presence) {
         self.runtime.presence(presence);
@@ -186,7 +222,14 @@ impl Session {
     /// tests of it.
     #[doc(hidden)]
     pub async fn submit_raw(&self, payload: impl Into<Bytes>) -> Result<u64, Error> {
-        let (seq, outcome) = self.runtime.submit(payload.into(), new_trace()).await?;
+        let payload = payload.into();
+        if payload.len() > VALUE_MAX {
+            return Err(Error::Encode(format!(
+                "{} bytes are more than the {VALUE_MAX} allowed",
+                payload.len()
+            )));
+        }
+        let (seq, outcome) = self.runtime.submit(payload, new_trace()).await?;
         let refuse = |state_unknown, why| Err(Error::NotAcknowledged { seq, state_unknown, why });
         match outcome {
             SubmitOutcome::Acknowledged => Ok(seq),
