@@ -29,6 +29,10 @@
 //! installs no signal handler, no tracing subscriber and no panic hook, and reads no file and no environment it was
 //! not given.
 
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
 mod builder;
 mod declared;
 mod error;
