@@ -9,6 +9,9 @@ use crate::{
     reader::{Field, Reader},
 };
 
+/// Bytes of a file: a hundred times what a large application needs, and read in a moment.
+const FILE_MAX: usize = 1 << 20;
+
 /// Variables of the environment and the keys they set.
 pub const VARIABLES: &[(&str, &str)] = &[
     ("PACELINE_GROUP", "group.name"),
@@ -80,6 +83,13 @@ impl Source {
 
     fn read(&self, problems: &mut Vec<Problem>) -> Node {
         match &self.body {
+            Body::File { name, text } if text.len() > FILE_MAX => {
+                let at = Origin::File { layer: self.layer, file: name.as_str().into(), line: 1, column: 1 };
+                let what = format!("the file has {} bytes", text.len());
+                let problem = Problem::new(ProblemKind::Syntax, "", at, what);
+                problems.push(problem.allowed(format!("at most {FILE_MAX} bytes")));
+                Node::table(Members::new(), Origin::Default { tuned_for: "" })
+            }
             Body::File { name, text } => match Places::new(self.layer, name, text).read() {
                 Ok(node) => node,
                 Err(found) => {
@@ -169,5 +179,18 @@ impl Draft {
             Some(config) if !reader.has_problems() => Ok(config),
             Some(_) | None => Err(ConfigError { problems: reader.into_problems() }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_bounded() {
+        let comment = |bytes: usize| Draft::new([Source::found("f", "#".repeat(bytes))]);
+        assert!(comment(FILE_MAX).is_ok());
+        let error = comment(FILE_MAX + 1).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("f:1:1: the file has 1048577 bytes"), "{error}");
     }
 }

@@ -285,7 +285,8 @@ pub(crate) fn literal(value: &Value) -> String {
     match value {
         Value::Null => "{}".to_owned(),
         Value::Bool(_) => value.to_string(),
-        Value::Number(number) => number_text(number),
+        // JSON writes numbers so that they are TOML, too.
+        Value::Number(number) => number.to_string(),
         Value::String(text) => quoted(text),
         Value::Array(items) => {
             let items: Vec<String> = items.iter().map(literal).collect();
@@ -300,11 +301,6 @@ pub(crate) fn literal(value: &Value) -> String {
             format!("{{ {} }}", members.join(", "))
         }
     }
-}
-
-/// JSON and TOML write numbers alike, but for floats: 1e300 and 1.0e300 are both TOML, and so is what JSON makes.
-fn number_text(number: &serde_json::Number) -> String {
-    number.to_string()
 }
 
 #[cfg(test)]

@@ -265,6 +265,17 @@ pub(crate) fn describe<T: Field>(
     T::describe(&key, out);
 }
 
+/// Tables of one kind, and elements of a list. A file may come from anybody, and checks compare them with one another.
+const ITEMS_MAX: usize = 1024;
+
+/// Whether there are not too many; reports it otherwise.
+fn fits(count: usize, node: &Node, reader: &mut Reader<'_>) -> bool {
+    if count > ITEMS_MAX {
+        reader.odd(node, format!("holds {count} items"), format!("at most {ITEMS_MAX}"));
+    }
+    count <= ITEMS_MAX
+}
+
 impl<T: Field> Field for Named<T> {
     fn kind() -> String {
         format!("tables by name, each a {}", T::kind())
@@ -275,6 +286,9 @@ impl<T: Field> Field for Named<T> {
             reader.invalid(node, Self::kind());
             return None;
         };
+        if !fits(members.len(), node, reader) {
+            return None;
+        }
         let mut named = Self::new();
         for (name, member) in members {
             let Some(name) = reader.name(name, &member.at) else { continue };
@@ -311,6 +325,9 @@ impl<T: Field> Field for Vec<crate::reader::Sourced<T>> {
             return Some(Self::new());
         }
         let items = reader.items(node, &Self::kind())?;
+        if !fits(items.len(), node, reader) {
+            return None;
+        }
         let read: Vec<Option<_>> = items
             .iter()
             .enumerate()
@@ -341,5 +358,28 @@ impl<T: Field> Field for Vec<crate::reader::Sourced<T>> {
 
     fn describe(key: &str, out: &mut Vec<KeyDoc>) {
         T::describe(&format!("{key}[]"), out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        reader::Sourced,
+        tables::Profile,
+        value::{Name, number::tests::read},
+    };
+
+    #[test]
+    fn lists_and_named_tables_are_bounded() {
+        let list = |count: usize| format!("[{}]", vec!["\"a\""; count].join(","));
+        assert!(read::<Vec<Sourced<Name>>>(&list(ITEMS_MAX)).is_ok());
+        assert!(read::<Vec<Sourced<Name>>>(&list(ITEMS_MAX + 1)).is_err());
+        let tables = |count: usize| {
+            let all: Vec<String> = (0..count).map(|n| format!("n{n} = {{}}")).collect();
+            format!("{{ {} }}", all.join(", "))
+        };
+        assert!(read::<Named<Profile>>(&tables(ITEMS_MAX)).is_ok());
+        assert!(read::<Named<Profile>>(&tables(ITEMS_MAX + 1)).is_err());
     }
 }

@@ -116,6 +116,7 @@ fn every_value_has_an_origin() {
     assert_eq!(find("upstreams.feed_sse.backoff.cap").origin.to_string(), "default");
     assert_eq!(find("outbox.limits.bytes").value, "\"256MiB\"");
     assert_eq!(find("resources.login.token.grace").value, "\"0s\"");
+    assert_eq!(find("upstreams.feed.headers.Authorization").value, "\"Bearer {secret:api}\"");
     for entry in &entries {
         let place = entry.origin.place();
         if let Some((line, _)) = place {

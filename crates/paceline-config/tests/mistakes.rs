@@ -229,6 +229,17 @@ fn no_message_shows_a_credential() {
 }
 
 #[test]
+fn no_listing_shows_a_literal_credential() {
+    let text = feed("headers = { Authorization = \"Bearer hunter2\", X-Client = \"me\" }\n");
+    let config = Draft::new([Source::named("f", text)]).unwrap().validate(&Capabilities::all()).unwrap();
+    let shown: Vec<String> =
+        config.entries().into_iter().map(|entry| format!("{} = {}", entry.key, entry.value)).collect();
+    assert!(shown.contains(&"upstreams.feed.headers.Authorization = \"(hidden)\"".to_owned()), "{shown:?}");
+    assert!(shown.contains(&"upstreams.feed.headers.X-Client = \"me\"".to_owned()), "{shown:?}");
+    assert!(!format!("{shown:?} {config:?}").contains("hunter2"));
+}
+
+#[test]
 fn tokens_are_clear() {
     let token = "[http.m]\nbase = \"https://h\"\n[secrets.s]\nenv = \"S\"\n[resources.a]\nkind = \"token\"\n\
         fetch = { http = \"m\", method = \"POST\", path = \"/t\" }\ntoken = { seed = \"{secret:s}\" }\n";

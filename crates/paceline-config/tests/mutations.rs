@@ -118,8 +118,8 @@ fn a_value_of_another_type_is_refused_at_its_place() {
     ];
     let (mut refused, mut tried) = (0, 0);
     for (n, value) in values.iter().enumerate() {
-        // Each value meets a third of them, neighbours different ones.
-        for other in others.iter().skip(n % 3).step_by(3) {
+        // Each value meets some of them, neighbours different ones.
+        for other in others.iter().skip(n % 6).step_by(6) {
             tried += 1;
             refused += usize::from(check(&with(value, other)).is_err());
         }
@@ -128,7 +128,7 @@ fn a_value_of_another_type_is_refused_at_its_place() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn one_key_or_value_replaced(at in any::<prop::sample::Index>(), is_key in any::<bool>(), text in replacement()) {

@@ -130,3 +130,33 @@ impl Vault for Secrets<'_> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use paceline_ipc::group::GroupName;
+
+    use super::*;
+
+    #[test]
+    fn a_group_may_be_called_the_same_in_code_and_in_a_file() {
+        let long = "x".repeat(64);
+        for name in [
+            "default",
+            "a",
+            "0",
+            "a.b_c-d",
+            long.as_str(),
+            "",
+            "-a",
+            ".a",
+            "A",
+            "ä",
+            "a b",
+            &format!("{long}x"),
+        ] {
+            let text = format!("[group]\nname = {name:?}\n");
+            let declared = Draft::new([Source::named("f", text)]).unwrap().validate(&capabilities());
+            assert_eq!(declared.is_ok(), name.parse::<GroupName>().is_ok(), "{name:?}");
+        }
+    }
+}

@@ -115,7 +115,8 @@ table! {
         /// A value that nobody looks at is removed after so long.
         has gc_time: OrNever = "5m", "going back to a view shows it at once",
         /// What refetches a stale value.
-        has refetch_on: Vec<Sourced<Trigger>> = ["subscribe", "focus", "reconnect"], "what a user comes back to is fresh",
+        has refetch_on: Vec<Sourced<Trigger>> = ["subscribe", "focus", "reconnect"],
+            "what a user comes back to is fresh",
         /// Whether requests wait for the network.
         has network_mode: NetworkMode = "online", "nothing is asked in vain",
         /// How often a fetch that a caller waits for is tried.

@@ -64,7 +64,8 @@ table! {
     /// Bounds of the queue.
     Limits {
         /// Mutations of one session that are not done.
-        has per_session: Count<1, { PENDING_MAX as u64 }> = 10_000, "a loop gone wrong is stopped, a long flight is not",
+        has per_session: Count<1, { PENDING_MAX as u64 }> = 10_000,
+            "a loop gone wrong is stopped, a long flight is not",
         /// Bytes of the queue's databases.
         has bytes: Bytes<1_048_576, DISK_CAP> = "256MiB", "a day of mutations with pictures",
     }

@@ -87,7 +87,8 @@ table! {
         /// Only the key itself.
         has exact: bool = false, "a list and all its filters go stale together",
         /// Which of them are fetched anew.
-        has refetch: Refetch = "active", "what nobody looks at is fetched when somebody does"; needs QueryEngine,
+        has refetch: Refetch = "active",
+            "what nobody looks at is fetched when somebody does"; needs QueryEngine,
     }
 }
 

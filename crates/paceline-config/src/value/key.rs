@@ -89,7 +89,8 @@ fn json(node: &Node, reader: &mut Reader<'_>, depth: usize) -> Option<Value> {
 
 impl Field for ResourceKey {
     fn kind() -> String {
-        "list of segments, as `[\"packages\", \"{id}\", \"..\"]`: `{NAME}` binds, `..` at the end stands for any further".to_owned()
+        "list of segments, as `[\"packages\", \"{id}\", \"..\"]`: `{NAME}` binds, `..` at the end is any further"
+            .to_owned()
     }
 
     fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {

@@ -3,7 +3,7 @@
 mod duration;
 mod key;
 mod name;
-mod number;
+pub(crate) mod number;
 mod template;
 mod text;
 mod url;
@@ -15,7 +15,7 @@ pub use number::{Bytes, Count, Fraction};
 pub use template::{
     ChannelMessage, ChannelPattern, ConditionText, Credential, CredentialFields, JsonPath, UrlFields, UrlPath,
 };
-pub use text::{Command, Text};
+pub use text::{Command, Payload, Text};
 pub use url::{HttpUrl, LiveUrl, ServerUrl, UrlOrigin};
 
 pub(crate) use template::token_of;

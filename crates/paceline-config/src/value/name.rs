@@ -252,7 +252,8 @@ impl Field for Headers {
 
     fn list(&self, key: &str, _origin: &Origin, out: &mut Vec<Entry>) {
         for (name, value) in &self.0 {
-            value.value().list(&join(key, name.as_str()), value.origin(), out);
+            let shown = value.shown(name.as_str());
+            out.push(Entry { key: join(key, name.as_str()), value: shown, origin: value.origin().clone() });
         }
     }
 }

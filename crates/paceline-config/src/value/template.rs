@@ -11,7 +11,7 @@ use paceline_channel::{
 use serde_json::Value;
 
 use crate::{
-    node::{Node, join},
+    node::{Node, join, literal},
     origin::Origin,
     problem::{Problem, ProblemKind},
     reader::{Entry, Field, Reader, Sourced},
@@ -64,6 +64,14 @@ impl Credential {
     /// The template.
     pub const fn template(&self) -> &Template {
         &self.0
+    }
+
+    /// The value as listings show it: one that holds no secret but stands where credentials do may be one itself.
+    pub(super) fn shown(&self, name: &str) -> String {
+        let lower = name.to_ascii_lowercase();
+        let is_telling =
+            ["auth", "cookie", "token", "key", "secret", "password"].iter().any(|word| lower.contains(word));
+        if is_telling && !self.is_secret() { HIDDEN.to_owned() } else { literal(&self.canon()) }
     }
 
     /// Whether it asks for a secret or a token.
@@ -197,14 +205,11 @@ fn fields<T: Field>(
     whole.then_some(fields)
 }
 
-fn list_fields<T: Field>(fields: &BTreeMap<String, Sourced<T>>, key: &str, out: &mut Vec<Entry>) {
-    for (name, value) in fields {
-        value.value().list(&join(key, name), value.origin(), out);
-    }
-}
+/// Stands for a text that may be a credential.
+const HIDDEN: &str = "\"(hidden)\"";
 
 macro_rules! field_map {
-    ($name:ident, $kind:literal) => {
+    ($name:ident, $value:ty, $show:expr, $kind:literal) => {
         impl Field for $name {
             fn kind() -> String {
                 $kind.to_owned()
@@ -219,7 +224,11 @@ macro_rules! field_map {
             }
 
             fn list(&self, key: &str, _origin: &Origin, out: &mut Vec<Entry>) {
-                list_fields(&self.0, key, out);
+                for (name, value) in &self.0 {
+                    let show: fn(&str, &$value) -> String = $show;
+                    let (key, value, origin) = (join(key, name), show(name, value), value.origin().clone());
+                    out.push(Entry { key, value, origin });
+                }
             }
         }
     };
@@ -227,9 +236,16 @@ macro_rules! field_map {
 
 field_map!(
     CredentialFields,
+    Credential,
+    |name, value| value.shown(name),
     "table of texts by the name of a field; `{secret:NAME}` and tokens are filled in"
 );
-field_map!(UrlFields, "table of texts by the name of a parameter; `{NAME}` is filled in");
+field_map!(
+    UrlFields,
+    UrlText,
+    |_, value| literal(&value.canon()),
+    "table of texts by the name of a parameter; `{NAME}` is filled in"
+);
 
 impl Field for UrlText {
     fn kind() -> String {

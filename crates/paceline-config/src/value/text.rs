@@ -16,6 +16,10 @@ const WORDS_MAX: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Text(String);
 
+/// A message as it is sent: 1 to 4096 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload(String);
+
 /// A program and its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command(Vec<String>);
@@ -42,6 +46,33 @@ impl Field for Text {
         let kind = format!("a text of 1 to {TEXT_MAX} bytes without control characters");
         let text = reader.text(node, &kind)?;
         if text.is_empty() || text.len() > TEXT_MAX || text.chars().any(char::is_control) {
+            reader.invalid(node, kind);
+            return None;
+        }
+        Some(Self(text.to_owned()))
+    }
+
+    fn canon(&self) -> Value {
+        self.0.as_str().into()
+    }
+}
+
+impl Payload {
+    /// The message.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Field for Payload {
+    fn kind() -> String {
+        "text to send".to_owned()
+    }
+
+    fn read(node: &Node, reader: &mut Reader<'_>) -> Option<Self> {
+        let kind = format!("a text of 1 to {TEXT_MAX} bytes");
+        let text = reader.text(node, &kind)?;
+        if text.is_empty() || text.len() > TEXT_MAX {
             reader.invalid(node, kind);
             return None;
         }
@@ -112,6 +143,9 @@ mod tests {
         assert!(read::<Text>(&of(1)).is_ok() && read::<Text>(&of(TEXT_MAX)).is_ok());
         assert!(read::<Text>(&of(0)).is_err() && read::<Text>(&of(TEXT_MAX + 1)).is_err());
         assert!(read::<Text>("\"a\\nb\"").is_err());
+        assert!(read::<Payload>("\"a\\nb\"").is_ok());
+        assert!(read::<Payload>(&of(TEXT_MAX)).is_ok() && read::<Payload>(&of(TEXT_MAX + 1)).is_err());
+        assert!(read::<Payload>(&of(0)).is_err());
     }
 
     #[test]

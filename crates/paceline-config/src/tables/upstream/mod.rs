@@ -138,7 +138,8 @@ table! {
     /// When to try again, and when by another transport.
     Backoff {
         /// Upper bound of the first delay; it doubles with each failure.
-        has base: Interval = "1s", "a server that restarts is found again at once, one that is down is not hammered",
+        has base: Interval = "1s",
+            "a server that restarts is found again at once, one that is down is not hammered",
         /// Upper bound of any delay.
         has cap: Interval = "30s", "half a minute is the longest a user waits for a server that is back",
         /// How a delay is drawn below its bound.

@@ -116,7 +116,8 @@ table! {
         /// Names in the URL, bound by the keys that are subscribed: each of their values is a connection.
         has per: Vec<Sourced<Name>> = NONE, "one connection"; needs Parameters,
         /// Most connections with different values at a time.
-        has max_connections: Count<1, 256> = 8, "more than a person looks at, fewer than a server complains about"; needs Parameters,
+        has max_connections: Count<1, 256> = 8,
+            "more than a person looks at, fewer than a server complains about"; needs Parameters,
     }
 }
 

@@ -7,7 +7,10 @@ use crate::{
     origin::Origin,
     problem::{Problem, ProblemKind},
     reader::{Check, Reader, Sourced},
-    value::{Bytes, ChannelMessage, ConditionText, Count, Headers, Interval, JsonPath, LiveUrl, Name, Text},
+    value::{
+        Bytes, ChannelMessage, ConditionText, Count, Headers, Interval, JsonPath, LiveUrl, Name, Payload,
+        Text,
+    },
 };
 
 words! {
@@ -114,7 +117,7 @@ table! {
     /// How a silent server is noticed. Any frame from it counts.
     Heartbeat {
         /// Text to send; a ping of the transport where it is left out.
-        may send: Text,
+        may send: Payload,
         /// After so long without a frame.
         must every: Interval,
         /// The server is dead after so long without a frame.
@@ -177,7 +180,8 @@ table! {
         /// Names in the URL, bound by the keys that are subscribed: each of their values is a connection.
         has per: Vec<Sourced<Name>> = NONE, "one connection"; needs Parameters,
         /// Most connections with different values at a time.
-        has max_connections: Count<1, 256> = 8, "more than a person looks at, fewer than a server complains about"; needs Parameters,
+        has max_connections: Count<1, 256> = 8,
+            "more than a person looks at, fewer than a server complains about"; needs Parameters,
     }
 }
 
