@@ -109,14 +109,25 @@ fn print(
 
 /// How many there are of each, in words.
 fn counts(sessions: &[paceline::SessionInfo]) -> String {
-    let count = |wanted: &str| sessions.iter().filter(|info| document::role(info.standing) == wanted).count();
     let current = sessions.iter().filter(|info| info.standing == Standing::Heir { current: true }).count();
     let mut parts = Vec::new();
-    for role in ["primary", "heir", "follower", "joining", "awaited"] {
-        match count(role) {
+    for (one, many) in [
+        ("primary", "primaries"),
+        ("heir", "heirs"),
+        ("follower", "followers"),
+        ("observer", "observers"),
+        ("joining", "joining"),
+        ("awaited", "awaited"),
+    ] {
+        let word = |info: &&paceline::SessionInfo| match info.standing {
+            Standing::Follower if info.rank == paceline::Rank::Observer => one == "observer",
+            standing => document::role(standing) == one,
+        };
+        match sessions.iter().filter(word).count() {
             0 => {}
-            n if role == "heir" && current < n => parts.push(format!("{n} heir ({current} up to date)")),
-            n => parts.push(format!("{n} {role}")),
+            n if one == "heir" && current < n => parts.push(format!("{n} {many}, {current} up to date")),
+            1 => parts.push(format!("1 {one}")),
+            n => parts.push(format!("{n} {many}")),
         }
     }
     format!("{} ({})", sessions.len(), parts.join(", "))

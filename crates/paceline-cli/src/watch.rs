@@ -1,6 +1,6 @@
 //! `watch`: follows a key or a stream through any change of primary.
 
-use std::{convert::Infallible, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, time::Duration};
 
 use paceline::{EventError, GapCause, QueryKey, Role};
 use serde_json::value::RawValue;
@@ -16,6 +16,10 @@ use crate::{
     values::absent,
 };
 
+/// Which keys there are is learned so often, so that what is lost can be named.
+const LEARN: Duration = Duration::from_secs(2);
+/// Lost keys that are named.
+const TOLD: usize = 10;
 /// While nobody leads it is looked so often whether a coordinator must be started.
 const STEP: Duration = Duration::from_millis(50);
 
@@ -23,9 +27,10 @@ const STEP: Duration = Duration::from_millis(50);
 pub async fn watch(settings: &Settings, watch: Watch, ui: &Ui) -> Result<(), Failure> {
     let absent = absent(settings, watch.spawn);
     let joined = group::join(settings, "paceline watch", absent, ui).await?;
+    let known = group::answer(settings, names(&joined)).await?;
     let ended = tokio::select! {
         ended = follow(&joined, watch.key.as_ref(), watch.stream, ui) => ended.map(|_| ()),
-        ended = keep_led(settings, &joined, watch.key.as_ref(), absent, ui) => ended.map(|_| ()),
+        ended = keep_led(settings, &joined, watch.key.as_ref(), absent, known, ui) => ended.map(|_| ()),
         _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
     };
     joined.leave().await;
@@ -133,18 +138,28 @@ async fn keep_led(
     joined: &Joined,
     key: Option<&QueryKey>,
     absent: Absent,
+    mut known: BTreeSet<String>,
     ui: &Ui,
 ) -> Result<Infallible, Failure> {
     let mut group = joined.session.group().watch();
     let mut led = None;
     let mut lost = Lost::No;
     loop {
-        let view = group.changed().await?;
+        let view = tokio::select! {
+            view = group.changed() => view?,
+            // Only what is known before can be missed after.
+            () = tokio::time::sleep(LEARN), if lost == Lost::No => {
+                if let Ok(names) = tokio::time::timeout(LEARN, names(joined)).await {
+                    known = names?;
+                }
+                continue;
+            }
+        };
         if let Role::Follower { epoch, .. } = view.role {
             if led.is_some_and(|before| before != epoch.0) {
                 told(joined, epoch.0, ui)?;
                 if lost == Lost::Everybody {
-                    tell_what_is_left(joined, key, ui).await?;
+                    tell_what_is_left(joined, key, &known, ui).await?;
                 }
             }
             (led, lost) = (Some(epoch.0), Lost::No);
@@ -199,17 +214,36 @@ async fn await_lead(
     }
 }
 
-async fn tell_what_is_left(joined: &Joined, key: Option<&QueryKey>, ui: &Ui) -> Result<(), Failure> {
-    let kept = match key {
-        Some(key) if !joined.session.query(key).read::<Box<RawValue>>().await?.raw().is_empty() => {
-            format!("; {} is kept, this session held it", spell(key))
-        }
-        Some(_) | None => String::new(),
+/// Says what is lost, as far as it was known, and what is kept.
+async fn tell_what_is_left(
+    joined: &Joined,
+    key: Option<&QueryKey>,
+    known: &BTreeSet<String>,
+    ui: &Ui,
+) -> Result<(), Failure> {
+    if let Some(key) = key {
+        // What this session holds reaches the new primary before it answers.
+        joined.session.query(key).read::<Box<RawValue>>().await?;
+    }
+    let now = names(joined).await?;
+    let lost: Vec<&str> = known.difference(&now).map(String::as_str).collect();
+    let kept = match key.map(spell).filter(|key| now.contains(key)) {
+        Some(key) => format!("; {key} is kept, this session held it"),
+        None => String::new(),
     };
-    ui.say(&format!(
-        "paceline: every session that could lead is gone: values that nobody held are lost{kept}"
-    ));
+    let lost = match lost.len() {
+        0 => "nothing that was known is lost".to_owned(),
+        n if n > TOLD => format!("lost with it: {} and {} more", lost[..TOLD].join(", "), n - TOLD),
+        _ => format!("lost with it: {}", lost.join(", ")),
+    };
+    ui.say(&format!("paceline: every session that could lead was gone; {lost}{kept}"));
     Ok(())
+}
+
+/// The keys that have a value, or the first of them where there are many.
+async fn names(joined: &Joined) -> Result<BTreeSet<String>, paceline::Error> {
+    let (keys, _) = joined.session.group().keys_after(None).await?;
+    Ok(keys.iter().filter_map(|info| QueryKey::from_key(&info.key).ok()).map(|key| spell(&key)).collect())
 }
 
 fn told(joined: &Joined, epoch: u64, ui: &Ui) -> Result<(), Failure> {

@@ -127,6 +127,7 @@ fn a_watch_survives_every_coordinator_and_starts_a_new_one() {
     let scratch = Scratch::new();
     let first = scratch.coordinator();
     let second = scratch.coordinator();
+    scratch.run(&["set", "orders/1", "12"]);
     let mut command = scratch.command(&["watch", "packages/7", "--json"]);
     command.env("PACELINE_IDLE_EXIT", "never");
     let mut watch = Running::start(command);
@@ -153,6 +154,7 @@ fn a_watch_survives_every_coordinator_and_starts_a_new_one() {
     let (code, words) = watch.end();
     assert_eq!(code, Some(130));
     assert!(words.contains("started a coordinator") && words.contains("packages/7 is kept"), "{words}");
+    assert!(words.contains("lost with it: orders/1;"), "{words}");
 }
 
 #[test]

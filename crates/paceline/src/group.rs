@@ -59,17 +59,24 @@ impl Group {
     pub async fn keys(&self) -> Result<Vec<KeyInfo>, Error> {
         let mut all: Vec<KeyInfo> = Vec::new();
         loop {
-            let after = all.last().map(|info| info.key.clone());
-            match self.runtime.ask(Ask::Keys { after }, Trace::NONE).await? {
-                Answer::Keys { keys, more } => {
-                    let more = more && !keys.is_empty();
-                    all.extend(keys);
-                    if !more {
-                        return Ok(all);
-                    }
-                }
-                other => return Err(unexpected(other)),
+            let (keys, more) = self.keys_after(all.last()).await?;
+            let more = more && !keys.is_empty();
+            all.extend(keys);
+            if !more {
+                return Ok(all);
             }
+        }
+    }
+
+    /// One answer's worth of the keys behind one, or of the first ones; and whether there are more.
+    ///
+    /// # Errors
+    /// As [`Group::sessions`].
+    pub async fn keys_after(&self, after: Option<&KeyInfo>) -> Result<(Vec<KeyInfo>, bool), Error> {
+        let after = after.map(|info| info.key.clone());
+        match self.runtime.ask(Ask::Keys { after }, Trace::NONE).await? {
+            Answer::Keys { keys, more } => Ok((keys, more)),
+            other => Err(unexpected(other)),
         }
     }
 
