@@ -36,6 +36,7 @@ mod convert;
 mod digest;
 mod document;
 mod draft;
+mod duplicate;
 mod node;
 mod origin;
 mod part;

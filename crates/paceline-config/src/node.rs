@@ -6,6 +6,7 @@ use serde_json::Value;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use crate::{
+    duplicate,
     origin::{Layer, Origin},
     problem::{Problem, ProblemKind},
 };
@@ -156,6 +157,9 @@ impl Node {
     }
 }
 
+/// Mistakes of syntax whose first occurrence is sought: each search goes through the file.
+pub(crate) const SOUGHT_MAX: usize = 16;
+
 /// Where things stand in a file.
 pub(crate) struct Places<'a> {
     layer: Layer,
@@ -184,10 +188,8 @@ impl<'a> Places<'a> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
         let mut problems: Vec<Problem> = errors
             .iter()
-            .map(|error| {
-                let at = self.at(error.span().map_or(0, |span| span.start));
-                Problem::new(ProblemKind::Syntax, "", at, format!("no TOML: {}", error.message()))
-            })
+            .enumerate()
+            .map(|(n, error)| self.misread(error, (n < SOUGHT_MAX).then(|| table.get_ref())))
             .collect();
         if problems.is_empty() {
             let root = self.at(0);
@@ -197,6 +199,19 @@ impl<'a> Places<'a> {
             }
         }
         Err(problems)
+    }
+
+    fn misread(&self, error: &toml::de::Error, kept: Option<&DeTable<'_>>) -> Problem {
+        let at = error.span().map_or(0, |span| span.start);
+        let kept = kept.filter(|_| error.message() == "duplicate key");
+        let Some((path, first)) = kept.and_then(|kept| duplicate::first(self.text, kept, at)) else {
+            let what = format!("no TOML: {}", error.message());
+            return Problem::new(ProblemKind::Syntax, "", self.at(at), what);
+        };
+        let path = path.iter().fold(String::new(), |path, key| join(&path, key));
+        Problem::new(ProblemKind::Duplicate, path.clone(), self.at(at), "is here for the second time")
+            .related(path, self.at(first))
+            .fix("leave one out, or merge them")
     }
 
     fn members(&self, table: &DeTable<'_>, path: &str, problems: &mut Vec<Problem>) -> Members {

@@ -209,8 +209,11 @@ fn the_same_thing_twice_is_told() {
         "{twice}"
     );
     let table = problems("[group]\nname = \"a\"\n[group]\n");
-    assert_eq!(table[0].kind, ProblemKind::Syntax);
-    assert_eq!(table[0].origin.place().map(|(line, _)| line), Some(3));
+    assert_eq!(table[0].kind, ProblemKind::Duplicate);
+    assert_eq!(
+        table[0].to_string(),
+        "f:3:2: group: is here for the second time\n    see group at f:1:2\n    to do: leave one out, or merge them"
+    );
 }
 
 #[test]
@@ -252,6 +255,10 @@ fn tokens_are_clear() {
         unclear.contains("not clear of which token") && unclear.contains("see resources.a at"),
         "{unclear}"
     );
+    for seed in ["{token.refresh}", "{secret:s}{id}"] {
+        let told = told(&token.replace("{secret:s}", seed));
+        assert!(told.contains("resources.a.token.seed: "), "{told}");
+    }
     for (more, what) in [
         ("poll = { otherwise = \"1s\" }\n", "a token has no `poll`"),
         ("persist = {}\n", "a token has no `persist`"),

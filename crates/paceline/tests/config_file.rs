@@ -6,7 +6,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
-use paceline::{Error, Session, config::ProblemKind, key};
+use paceline::{
+    Error, Session,
+    config::{Part, ProblemKind},
+    key,
+};
 use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -142,6 +146,23 @@ async fn what_this_build_lacks_is_refused_by_name_and_nothing_joins() {
     }
     assert!(text.contains(&format!("{}:2:1: upstreams.events.protocol", file.display())), "{text}");
     assert!(!state.exists(), "nothing was made");
+}
+
+#[tokio::test]
+async fn the_complete_example_is_refused_for_each_part_that_is_not_built() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(&dir, include_str!("../../../examples/paceline.toml"));
+    let refused = Session::builder("test").state_dir(dir.path()).config_file(&file).join().await;
+    let text = refused.map(|_| ()).unwrap_err().to_string();
+    let build = paceline::capabilities();
+    // No secret of the example comes from a command.
+    let lacking = Part::ALL.iter().filter(|part| !build.has(**part) && **part != Part::SecretCommands);
+    let mut count = 0;
+    for part in lacking {
+        assert!(text.contains(&format!("needs a build with {part}\n")), "{part}: {text}");
+        count += 1;
+    }
+    assert_eq!(text.matches("needs a build with").count(), count, "{text}");
 }
 
 #[tokio::test]

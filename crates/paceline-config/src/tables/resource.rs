@@ -15,7 +15,7 @@ use crate::{
     reader::{Check, Entry, Field, KeyDoc, Named, Reader, Sourced},
     value::{
         Credential, CredentialFields, Headers, Interval, JsonPath, KeyTemplate, Name, OrNever, ResourceKey,
-        Staleness, Text, UrlFields, UrlPath, Wait,
+        Staleness, Text, UrlFields, UrlPath, Wait, token_of,
     },
 };
 
@@ -237,7 +237,22 @@ table! {
     }
 }
 
-impl Check for Token {}
+impl Check for Token {
+    fn check(&self, _: &Origin, reader: &mut Reader<'_>) {
+        if let Some(token) = token_of(self.seed.template()) {
+            let key = reader.key_of("seed");
+            let what = format!("asks for {token}, which does not exist before the first refresh");
+            let problem = Problem::new(ProblemKind::Value, key, self.seed.origin().clone(), what);
+            reader.report(problem.allowed("{secret:NAME}"));
+        }
+        if let Some(name) = self.seed.template().names().next() {
+            let what = format!("fills in {{{name}}}, and nothing binds it here");
+            let problem =
+                Problem::new(ProblemKind::Reference, reader.key_of("seed"), self.seed.origin().clone(), what);
+            reader.report(problem.allowed("{secret:NAME}"));
+        }
+    }
+}
 
 table! {
     /// `[resources.NAME]`: rules for keys. `[resources."NAME.ACTION"]` beats `[resources.NAME]`.
