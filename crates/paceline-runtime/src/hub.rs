@@ -157,6 +157,8 @@ const LOOPBACK: LinkId = LinkId(0);
 
 /// Upstream messages that are gathered into one write to each link, at most.
 const PUBLISHED_PER_WRITE: usize = 64;
+/// Who met a full door comes again after this time; those in front of it are gone after `HELLO_TIMEOUT` at the latest.
+const BUSY_RETRY_MS: u32 = 100;
 /// Before accepting again when the listener failed (no descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -630,10 +632,27 @@ impl HubBusiness {
                 owned.greeting += 1;
                 io.complete(async move { HubIn::Greeted { epoch, result: greet(connection).await } });
             }
-            Ok(_) => self.seat.observer.event(Event::LimitReached { limit: "UNAUTHENTICATED_MAX" }),
+            Ok(connection) => {
+                self.seat.observer.event(Event::LimitReached { limit: "UNAUTHENTICATED_MAX" });
+                self.turn_away(connection, io);
+            }
             Err(why) => self.seat.observer.event(Event::PeerRefused { why }),
         }
         io.complete(accept(epoch, listener));
+    }
+}
+
+impl HubBusiness {
+    /// Says that too many are at the door. Silence would look like a stopped owner.
+    fn turn_away(&mut self, connection: Connection, io: &mut Io<'_, HubIn>) {
+        let (_, writer) = connection.into_split();
+        let mut out = Outbound::new(writer);
+        if out.push(&ToSession::Busy { retry_ms: BUSY_RETRY_MS }).is_ok()
+            && let Progress::Rest(rest) = out.write()
+        {
+            self.finishing += 1;
+            io.complete(finish(rest));
+        }
     }
 }
 
