@@ -15,6 +15,7 @@ use paceline_ipc::{
 };
 use paceline_proto::{
     election::{ConnectFailure, Target},
+    event::Event,
     follower::{Config, Effect, Follower, Input},
     hub::Part,
     id::{Epoch, Key, Stream, Trace},
@@ -213,7 +214,11 @@ impl FollowerBusiness {
             Effect::Send(message) => self.send(message, io),
             Effect::Show(held) => self.seat.replica.show(&held),
             Effect::Clear(key) => self.seat.replica.clear(&key),
-            Effect::Deliver(event) => self.seat.replica.deliver(event),
+            Effect::Deliver(event) => {
+                if self.seat.replica.deliver(event) {
+                    self.seat.observer.event(Event::LimitReached { limit: "EVENT_QUEUE" });
+                }
+            }
             Effect::ShowGap(gap) => self.seat.replica.show_gap(&gap),
             Effect::Connection(connection) => self.seat.replica.change_group(|view| {
                 match view.connections.binary_search_by(|c| c.upstream.cmp(&connection.upstream)) {
@@ -243,7 +248,10 @@ impl FollowerBusiness {
                     let _ = reply.send(Some(answer));
                 }
             }
-            Effect::Overloaded { token } => self.refuse(token),
+            Effect::Overloaded { token } => {
+                self.seat.observer.event(Event::LimitReached { limit: "PENDING_MAX" });
+                self.refuse(token);
+            }
             Effect::Ping(ping) => {
                 // Told before it is shown: who sees an heir that is ready may ask for a handover at once.
                 self.seat.peers.election(ElectionIn::Ping(ping.clone()), io.trace);

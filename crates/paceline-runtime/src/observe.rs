@@ -224,3 +224,42 @@ pub fn level(event: &Event) -> Level {
         | Event::ChannelRewound { .. } => Level::DEBUG,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use paceline_proto::id::Epoch;
+
+    use super::*;
+    use crate::death::End;
+
+    async fn next(cursor: &mut EventCursor, death: &Death) -> Option<(Vec<u64>, u64)> {
+        let epoch = |(_, event): (Time, Event)| match event {
+            Event::SteppedDown { epoch } => epoch.0,
+            other => panic!("{other:?}"),
+        };
+        let (events, lost) = cursor.next(death).await?;
+        Some((events.into_iter().map(epoch).collect(), lost))
+    }
+
+    #[tokio::test]
+    async fn who_looks_in_time_gets_every_event_and_who_does_not_is_told_how_many_are_gone() {
+        let (observer, death) = (Observer::default(), Death::default());
+        let happens = |range: std::ops::RangeInclusive<usize>| {
+            for n in range {
+                observer.event(Event::SteppedDown { epoch: Epoch(n as u64) });
+            }
+        };
+        let (mut early, mut late) = (observer.follow(), observer.follow_from_now());
+        happens(1..=EVENTS_KEPT);
+        assert_eq!(next(&mut early, &death).await, Some(((1..=EVENTS_KEPT as u64).collect(), 0)));
+        happens(EVENTS_KEPT + 1..=EVENTS_KEPT + 1);
+        assert_eq!(next(&mut early, &death).await, Some((vec![EVENTS_KEPT as u64 + 1], 0)));
+        assert_eq!(next(&mut late, &death).await, Some(((2..=EVENTS_KEPT as u64 + 1).collect(), 1)));
+        assert_eq!(observer.recent().len(), EVENTS_KEPT);
+        assert_eq!(observer.counts()["stepped_down"], EVENTS_KEPT as u64 + 1);
+        happens(0..=0);
+        death.declare(End::Left);
+        assert_eq!(next(&mut early, &death).await, Some((vec![0], 0)), "what came before the end");
+        assert_eq!(next(&mut early, &death).await, None);
+    }
+}

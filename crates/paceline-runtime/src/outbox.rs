@@ -206,7 +206,7 @@ impl OutboxBusiness {
         if !self.waiting.is_empty()
             && let State::Here(store) = std::mem::replace(&mut self.state, State::Away)
         {
-            let batch = self.next_batch();
+            let batch = next_batch(&mut self.waiting, &mut self.turn);
             self.dirty = true;
             io.complete(async move {
                 let (store, committed) = blocking(move || commit(store, &batch)).await;
@@ -260,31 +260,6 @@ impl OutboxBusiness {
                 false
             }
         }
-    }
-
-    /// At most `COMMIT_PER_SESSION` submits of one session, sessions in turn.
-    fn next_batch(&mut self) -> Vec<Submit> {
-        let mut batch = Vec::new();
-        let sessions: Vec<SessionId> = match self.turn {
-            Some(turn) => {
-                let later = self.waiting.range(turn..).map(|(session, _)| *session);
-                later.chain(self.waiting.range(..turn).map(|(session, _)| *session)).collect()
-            }
-            None => self.waiting.keys().copied().collect(),
-        };
-        for session in sessions {
-            let Some(queue) = self.waiting.get_mut(&session) else { continue };
-            let room = (COMMIT_MAX - batch.len()).min(COMMIT_PER_SESSION).min(queue.len());
-            batch.extend(queue.drain(..room));
-            if queue.is_empty() {
-                self.waiting.remove(&session);
-            }
-            if batch.len() == COMMIT_MAX {
-                self.turn = Some(SessionId(session.0.wrapping_add(1)));
-                break;
-            }
-        }
-        batch
     }
 }
 
@@ -366,6 +341,34 @@ impl Business for OutboxBusiness {
             self.go_on(io);
         }
     }
+}
+
+/// At most `COMMIT_PER_SESSION` submits of one session and `COMMIT_MAX` in all, sessions in turn.
+fn next_batch(
+    waiting: &mut BTreeMap<SessionId, VecDeque<Submit>>,
+    turn: &mut Option<SessionId>,
+) -> Vec<Submit> {
+    let mut batch = Vec::new();
+    let sessions: Vec<SessionId> = match *turn {
+        Some(turn) => {
+            let later = waiting.range(turn..).map(|(session, _)| *session);
+            later.chain(waiting.range(..turn).map(|(session, _)| *session)).collect()
+        }
+        None => waiting.keys().copied().collect(),
+    };
+    for session in sessions {
+        let Some(queue) = waiting.get_mut(&session) else { continue };
+        let room = (COMMIT_MAX - batch.len()).min(COMMIT_PER_SESSION).min(queue.len());
+        batch.extend(queue.drain(..room));
+        if queue.is_empty() {
+            waiting.remove(&session);
+        }
+        if batch.len() == COMMIT_MAX {
+            *turn = Some(SessionId(session.0.wrapping_add(1)));
+            break;
+        }
+    }
+    batch
 }
 
 /// Reads after the claim, syncs the directories, commits `complete`, and only then the store may be used.
@@ -473,4 +476,45 @@ fn fold_steps(store: &mut Store) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `each` submits of each of the sessions 1 to `sessions`.
+    fn waiting(sessions: usize, each: usize) -> BTreeMap<SessionId, VecDeque<Submit>> {
+        let submit = |session, seq| Submit {
+            id: MutationId { session, seq },
+            hash: [0; 16],
+            payload: bytes::Bytes::new(),
+        };
+        let of = |n: usize| {
+            let session = SessionId(n as u128);
+            (session, (1..=each as u64).map(|seq| submit(session, seq)).collect())
+        };
+        (1..=sessions).map(of).collect()
+    }
+
+    #[test]
+    fn a_session_gets_its_share_of_a_commit_and_one_more_waits() {
+        let mut inside = waiting(1, COMMIT_PER_SESSION);
+        assert_eq!(next_batch(&mut inside, &mut None).len(), COMMIT_PER_SESSION);
+        assert!(inside.is_empty());
+        let mut outside = waiting(2, COMMIT_PER_SESSION + 1);
+        assert_eq!(next_batch(&mut outside, &mut None).len(), 2 * COMMIT_PER_SESSION);
+        let left: Vec<_> = outside.values().flatten().map(|submit| submit.id.seq).collect();
+        assert_eq!(left, [COMMIT_PER_SESSION as u64 + 1; 2], "in order");
+    }
+
+    #[test]
+    fn a_commit_takes_its_most_and_the_next_begins_with_who_waits() {
+        let all = COMMIT_MAX / COMMIT_PER_SESSION;
+        let mut turn = None;
+        assert_eq!(next_batch(&mut waiting(all, COMMIT_PER_SESSION), &mut turn).len(), COMMIT_MAX);
+        let (mut more, mut turn) = (waiting(all + 1, 2 * COMMIT_PER_SESSION), None);
+        assert_eq!(next_batch(&mut more, &mut turn).len(), COMMIT_MAX);
+        let next = next_batch(&mut more, &mut turn);
+        assert_eq!(next.first().map(|submit| submit.id.session), Some(SessionId(all as u128 + 1)));
+    }
 }

@@ -122,16 +122,17 @@ impl EventQueue {
         self.arrived.notified().await;
     }
 
-    fn push_event(&self, event: HeldEvent) {
+    /// Whether the events that waited were dropped to make room.
+    fn push_event(&self, event: HeldEvent) -> bool {
         let mut waiting = self.waiting.lock();
-        if waiting.items.len() >= EVENT_QUEUE || waiting.bytes + event.data.len() > EVENT_QUEUE_BYTES {
+        let full = waiting.items.len() >= EVENT_QUEUE || waiting.bytes + event.data.len() > EVENT_QUEUE_BYTES;
+        if full {
             let lost = Gap {
                 channel: event.origin.0.clone(),
                 after: waiting.taken.clone(),
                 upto: Some(event.origin.1.clone()),
                 why: GapCause::SlowReader,
             };
-            tracing::warn!(limit = "EVENT_QUEUE", "an event subscriber is too slow; its events are dropped");
             waiting.items.clear();
             waiting.bytes = 0;
             waiting.items.push_back(Delivery::Gap(lost));
@@ -142,6 +143,7 @@ impl EventQueue {
         }
         drop(waiting);
         self.arrived.notify_one();
+        full
     }
 
     fn push_gap(&self, gap: &Gap) {
@@ -256,15 +258,17 @@ impl Replica {
         }
     }
 
-    pub(crate) fn deliver(&self, event: HeldEvent) {
+    /// Whether a subscriber was so slow that its waiting events were dropped.
+    pub(crate) fn deliver(&self, event: HeldEvent) -> bool {
         let streams = self.streams.read();
         let Some((last, others)) = streams.get(&event.stream).and_then(|queues| queues.split_last()) else {
-            return;
+            return false;
         };
+        let mut dropped = false;
         for queue in others {
-            queue.push_event(event.clone());
+            dropped |= queue.push_event(event.clone());
         }
-        last.push_event(event);
+        last.push_event(event) || dropped
     }
 
     pub(crate) fn show_gap(&self, gap: &Gap) {
@@ -311,5 +315,62 @@ impl EventQueue {
             () = self.arrived() => Ok(()),
             end = death.wait() => Err(end),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use paceline_proto::id::{Epoch, Mark, Offset};
+
+    use super::*;
+
+    fn event(n: u64, bytes: usize) -> HeldEvent {
+        HeldEvent {
+            mark: Mark { epoch: Epoch(1), offset: Offset(n) },
+            stream: "s".into(),
+            origin: (Channel("c".into()), Position::Seq { epoch: "".into(), offset: n }),
+            data: Bytes::from(vec![0; bytes]),
+        }
+    }
+
+    fn all(queue: &EventQueue) -> (usize, usize) {
+        let (mut events, mut gaps) = (0, 0);
+        while let Some(delivery) = queue.pop() {
+            match delivery {
+                Delivery::Event(_) => events += 1,
+                Delivery::Gap(gap) => {
+                    assert_eq!(gap.why, GapCause::SlowReader);
+                    gaps += 1;
+                }
+            }
+        }
+        (events, gaps)
+    }
+
+    #[test]
+    fn events_up_to_the_bound_wait_and_one_more_drops_them_for_a_gap() {
+        let replica = Replica::default();
+        let queue = replica.subscribe_stream(&"s".into(), || {});
+        for n in 1..=EVENT_QUEUE as u64 {
+            assert!(!replica.deliver(event(n, 1)), "event {n}");
+        }
+        assert!(replica.deliver(event(EVENT_QUEUE as u64 + 1, 1)));
+        assert_eq!(all(&queue), (0, 1));
+        assert!(!replica.deliver(event(EVENT_QUEUE as u64 + 2, 1)), "it goes on");
+        assert_eq!(all(&queue), (1, 0));
+    }
+
+    #[test]
+    fn bytes_up_to_the_bound_wait_and_one_more_drops_them_for_a_gap() {
+        let replica = Replica::default();
+        let queue = replica.subscribe_stream(&"s".into(), || {});
+        let half = EVENT_QUEUE_BYTES / 2;
+        assert!(!replica.deliver(event(1, half)));
+        assert!(!replica.deliver(event(2, half)));
+        assert_eq!(all(&queue), (2, 0), "what was taken makes room");
+        assert!(!replica.deliver(event(3, half)));
+        assert!(!replica.deliver(event(4, half)));
+        assert!(replica.deliver(event(5, 1)));
+        assert_eq!(all(&queue), (0, 1));
     }
 }

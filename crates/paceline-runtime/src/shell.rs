@@ -24,12 +24,14 @@ use actix::{
 use futures_util::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use paceline_ipc::clock;
 use paceline_proto::{
+    event::Event,
     id::{Key, Trace},
     time::Time,
 };
 
 use crate::{
     death::{Death, End},
+    observe::Observer,
     trace::{Outcome, Record, Ring},
 };
 
@@ -81,11 +83,14 @@ impl<I: Send + 'static> Message for Envelope<I> {
 }
 
 /// A sender to an actor. Three named ways to send, no other.
-pub(crate) struct Mail<I: Send + 'static>(Recipient<Envelope<I>>);
+pub(crate) struct Mail<I: Send + 'static> {
+    to: Recipient<Envelope<I>>,
+    observer: Observer,
+}
 
 impl<I: Send + 'static> Clone for Mail<I> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { to: self.to.clone(), observer: self.observer.clone() }
     }
 }
 
@@ -93,15 +98,15 @@ impl<I: Send + 'static> Mail<I> {
     /// Must arrive: the bound is reported, never enforced by dropping. For messages between actors of one session,
     /// whose number is bounded by what was started.
     pub(crate) fn tell(&self, input: I, trace: Trace) {
-        match self.0.try_send(Envelope { input, trace, queued: clock::boottime() }) {
+        match self.to.try_send(Envelope { input, trace, queued: clock::boottime() }) {
             Ok(()) => {}
             Err(SendError::Full(envelope)) => {
-                tracing::warn!(limit = "MAILBOX", "a mailbox is over its bound");
+                self.observer.event(Event::LimitReached { limit: "MAILBOX" });
                 #[expect(
                     clippy::disallowed_methods,
                     reason = "full was reported, and the message must arrive"
                 )]
-                self.0.do_send(envelope);
+                self.to.do_send(envelope);
             }
             // The actor ended with its runtime; the handles learn it from `Death`.
             Err(SendError::Closed(_)) => {}
@@ -110,7 +115,7 @@ impl<I: Send + 'static> Mail<I> {
 
     /// May be refused when the mailbox is full or closed: for callers outside the runtime.
     pub(crate) fn offer(&self, input: I, trace: Trace) -> Result<(), Refused> {
-        self.0.try_send(Envelope { input, trace, queued: clock::boottime() }).map_err(|error| match error {
+        self.to.try_send(Envelope { input, trace, queued: clock::boottime() }).map_err(|error| match error {
             SendError::Full(_) => Refused::Full,
             SendError::Closed(_) => Refused::Closed,
         })
@@ -203,7 +208,7 @@ impl Spans {
 
 impl<B: Business> Shell<B> {
     /// Starts the actor on the current arbiter.
-    pub(crate) fn start(business: B, ring: Ring, death: Death) -> Mail<B::Input> {
+    pub(crate) fn start(business: B, ring: Ring, death: Death, observer: Observer) -> Mail<B::Input> {
         let seed = uuid::Uuid::now_v7().as_u64_pair().1;
         let shell = Self {
             business,
@@ -213,7 +218,7 @@ impl<B: Business> Shell<B> {
             death,
             spans: Spans(seed),
         };
-        Mail(Actor::start(shell).recipient())
+        Mail { to: Actor::start(shell).recipient(), observer }
     }
 
     fn handle_one(&mut self, input: B::Input, trace: Trace, queued: Option<Time>) {
@@ -461,7 +466,7 @@ mod tests {
         let (shared_ring, shared_death) = (ring.clone(), death.clone());
         let collected = system.block_on(async move {
             let recorder = Recorder { seen, deadline: None, dirty: false };
-            let mail = Shell::start(recorder, shared_ring, shared_death.clone());
+            let mail = Shell::start(recorder, shared_ring, shared_death.clone(), Observer::default());
             for input in inputs {
                 mail.tell(input, Trace { trace: 7, span: 1 });
             }
@@ -499,6 +504,36 @@ mod tests {
             let (_, end, _) = run(vec![input], usize::MAX);
             assert_eq!(end, Some(End::Panicked(format!("recorder: {text}").into())));
         }
+    }
+
+    #[test]
+    fn a_full_mailbox_refuses_offers_and_takes_what_must_arrive_with_an_event() {
+        let (seen, all) = mpsc::channel();
+        let (death, observer) = (Death::default(), Observer::default());
+        let system = actix::System::new();
+        let (shared, told) = (death.clone(), observer.clone());
+        let taken = system.block_on(async move {
+            let recorder = Recorder { seen, deadline: None, dirty: false };
+            let mail = Shell::start(recorder, Ring::default(), shared.clone(), told.clone());
+            mail.tell(In::Note("started"), Trace::NONE);
+            while all.try_recv().is_err() {
+                tokio::task::yield_now().await;
+            }
+            // Nothing is handled before this task lets others run.
+            let mut taken = 0;
+            while mail.offer(In::Note("offered"), Trace::NONE).is_ok() {
+                taken += 1;
+            }
+            assert_eq!(told.counts().get("limit_reached"), None, "a refused offer is the caller's to tell");
+            mail.tell(In::Note("told"), Trace::NONE);
+            while all.recv().is_ok_and(|seen| seen != Seen::Handled("told")) {
+                tokio::task::yield_now().await;
+            }
+            taken
+        });
+        // The library lets each sender have one message more.
+        assert!((MAILBOX..=MAILBOX + 2).contains(&taken), "{taken}");
+        assert_eq!(observer.counts().get("limit_reached"), Some(&1));
     }
 
     #[test]

@@ -318,7 +318,7 @@ fn start_actors(
         peers: peers.clone(),
         reign: Reign::default(),
         pace: Pace::default(),
-        observer,
+        observer: observer.clone(),
         replica,
         ring: ring.clone(),
         death: death.clone(),
@@ -330,11 +330,11 @@ fn start_actors(
     let outbox = OutboxBusiness::new(seat);
 
     let mailboxes = Mailboxes {
-        election: Shell::start(election, ring.clone(), death.clone()),
-        hub: Shell::start(hub, ring.clone(), death.clone()),
-        follower: Shell::start(follower, ring.clone(), death.clone()),
-        socket: Shell::start(socket, ring.clone(), death.clone()),
-        outbox: Shell::start(outbox, ring, death),
+        election: Shell::start(election, ring.clone(), death.clone(), observer.clone()),
+        hub: Shell::start(hub, ring.clone(), death.clone(), observer.clone()),
+        follower: Shell::start(follower, ring.clone(), death.clone(), observer.clone()),
+        socket: Shell::start(socket, ring.clone(), death.clone(), observer.clone()),
+        outbox: Shell::start(outbox, ring, death, observer),
     };
     let handles = (mailboxes.follower.clone(), mailboxes.election.clone());
     peers.fill(mailboxes);
