@@ -121,10 +121,7 @@ impl QueueDb {
 
     /// Folding is never worth the last of the disk: a commit that fails for lack of space costs an epoch.
     fn check_room(&self, bytes: u64) -> Result<(), StoreError> {
-        let free = free_bytes(self.dir())?;
-        // Once into the log and once into the database, with as much again for indexes and half-filled pages.
-        let wanted = bytes.saturating_mul(4).saturating_add(FOLD_SPARE);
-        if free < wanted { Err(StoreError::NoRoom { free, wanted }) } else { Ok(()) }
+        leaves_spare(free_bytes(self.dir())?, bytes)
     }
 
     fn settle(&mut self, pieces: &[Piece]) -> Folded {
@@ -145,6 +142,12 @@ impl QueueDb {
     }
 }
 
+fn leaves_spare(free: u64, bytes: u64) -> Result<(), StoreError> {
+    // Once into the log and once into the database, with as much again for indexes and half-filled pages.
+    let wanted = bytes.saturating_mul(4).saturating_add(FOLD_SPARE);
+    if free < wanted { Err(StoreError::NoRoom { free, wanted }) } else { Ok(()) }
+}
+
 #[cfg(unix)]
 fn free_bytes(dir: &Path) -> Result<u64, StoreError> {
     let stat = rustix::fs::statvfs(dir).map_err(|e| StoreError::io(dir, &e.into()))?;
@@ -155,4 +158,16 @@ fn free_bytes(dir: &Path) -> Result<u64, StoreError> {
 #[cfg(not(unix))]
 fn free_bytes(_dir: &Path) -> Result<u64, StoreError> {
     Ok(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fold_leaves_the_spare_and_not_a_byte_less() {
+        assert!(leaves_spare(FOLD_SPARE + 4, 1).is_ok());
+        let refused = leaves_spare(FOLD_SPARE + 3, 1).unwrap_err();
+        assert!(matches!(refused, StoreError::NoRoom { .. }) && !refused.state_unknown());
+    }
 }

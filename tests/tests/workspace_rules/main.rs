@@ -5,6 +5,7 @@ mod arrows;
 mod bans;
 mod documents;
 mod failpoints;
+mod limits;
 
 use std::{fs, path::PathBuf};
 
