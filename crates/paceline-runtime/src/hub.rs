@@ -178,6 +178,8 @@ struct Owned {
     next_link: u64,
     /// Newcomers are not welcomed any more: the reign is about to end.
     retiring: bool,
+    /// The listener, while retiring and after somebody came.
+    parked: Option<Listener>,
 }
 
 pub(crate) struct HubBusiness {
@@ -216,6 +218,7 @@ impl HubBusiness {
             greeting: 0,
             next_link: 1,
             retiring: false,
+            parked: None,
         });
         io.complete(accept(epoch, begin.listener));
         self.carry_out(io);
@@ -549,6 +552,9 @@ impl Business for HubBusiness {
                 let retired = empty && current.is_some();
                 if let Some(owned) = current {
                     owned.retiring = retired;
+                    if let Some(listener) = owned.parked.take_if(|_| !retired) {
+                        io.complete(accept(epoch, listener));
+                    }
                 }
                 // Whoever asked may have stopped waiting.
                 let _ = reply.send(retired);
@@ -624,7 +630,8 @@ impl HubBusiness {
     ) {
         let Some(owned) = &mut self.owned else { return };
         if owned.retiring {
-            // Dropped with the listener: the newcomer sees the end, and then a free lock.
+            // The newcomer sees the end of its connection, and tries again: the lock is free then, or somebody listens.
+            owned.parked = Some(listener);
             return;
         }
         match result {
