@@ -226,11 +226,13 @@ async fn tell_what_is_left(
         joined.session.query(key).read::<Box<RawValue>>().await?;
     }
     let now = names(joined).await?;
-    let lost: Vec<&str> = known.difference(&now).map(String::as_str).collect();
-    let kept = match key.map(spell).filter(|key| now.contains(key)) {
-        Some(key) => format!("; {key} is kept, this session held it"),
-        None => String::new(),
-    };
+    let lost: Vec<String> = known.difference(&now).cloned().collect();
+    let kept = key.map(spell).filter(|key| now.contains(key));
+    if ui.json {
+        let kept = kept.is_some();
+        return ui.document(&document(Watched::Recovered { at: Instant::now(), lost, kept }));
+    }
+    let kept = kept.map_or_else(String::new, |key| format!("; {key} is kept, this session held it"));
     let lost = match lost.len() {
         0 => "nothing that was known is lost".to_owned(),
         n if n > TOLD => format!("lost with it: {} and {} more", lost[..TOLD].join(", "), n - TOLD),

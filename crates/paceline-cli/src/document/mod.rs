@@ -225,6 +225,8 @@ pub enum Watched {
     Message { at: Instant, stream: String, data: Box<RawValue> },
     /// Events may be missing here.
     Gap { at: Instant, stream: String, channel: String, why: &'static str },
+    /// Everybody who could lead was gone: keys that were known and have no value any more, as they are spelled.
+    Recovered { at: Instant, lost: Vec<String>, kept: bool },
     /// The primary is gone; another one is awaited.
     PrimaryLost { at: Instant, epoch: u64 },
     /// A session leads.
