@@ -18,6 +18,7 @@ use paceline_proto::{
     time::{Time, earliest},
 };
 use paceline_upstream::websocket::{self, Remote, WebSocket};
+use tokio::sync::oneshot;
 
 use crate::{
     hub::HubIn,
@@ -85,6 +86,8 @@ struct Line {
     router: Router,
     /// The open transport of the newest attempt.
     remote: Option<(u64, Remote)>,
+    /// The newest attempt that has no transport yet; it is given up when this is dropped.
+    attempt: Option<(u64, oneshot::Sender<()>)>,
 }
 
 impl fmt::Debug for Line {
@@ -117,7 +120,10 @@ impl SocketBusiness {
                 let protocol = Box::new(WebSocketJson::new(upstream.spec));
                 let backoff = Backoff::new(upstream.backoff, Random::new(seed.wrapping_add(n)));
                 let machine = Connection::new(upstream.name.clone(), protocol, backoff);
-                (Channel(upstream.name), Line { machine, router: upstream.router, remote: None })
+                (
+                    Channel(upstream.name),
+                    Line { machine, router: upstream.router, remote: None, attempt: None },
+                )
             })
             .collect();
         Self {
@@ -152,8 +158,12 @@ impl SocketBusiness {
             Effect::Connect { attempt, request } => {
                 self.transports += 1;
                 let channel = channel.clone();
+                let (kept, dropped) = oneshot::channel();
+                line.attempt = Some((attempt, kept));
                 io.complete(async move {
-                    SocketIn::Connected { channel, attempt, result: websocket::connect(&request).await }
+                    let given_up = async { drop(dropped.await) };
+                    let result = websocket::connect_unless(&request, given_up).await;
+                    SocketIn::Connected { channel, attempt, result }
                 });
             }
             Effect::Send(frame) => {
@@ -164,6 +174,7 @@ impl SocketBusiness {
                 }
             }
             Effect::Drop { attempt } => {
+                line.attempt.take_if(|(current, _)| *current == attempt);
                 if let Some((_, remote)) = line.remote.take_if(|(current, _)| *current == attempt) {
                     remote.close();
                 }

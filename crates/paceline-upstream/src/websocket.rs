@@ -84,6 +84,26 @@ pub async fn connect(request: &ConnectRequest) -> Result<(WebSocket, Remote), Cl
         .unwrap_or_else(|_| Err(failed(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()))))
 }
 
+/// [`connect`], given up a moment after `given_up` is done. The moment is for an attempt that the server has accepted
+/// already: it is closed politely like any other connection, which a server that admits one consumer needs to hear.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_unless(
+    request: &ConnectRequest,
+    given_up: impl Future<Output = ()>,
+) -> Result<(WebSocket, Remote), CloseInfo> {
+    let attempt = connect(request);
+    tokio::pin!(attempt);
+    tokio::select! {
+        result = &mut attempt => return result,
+        () = given_up => {}
+    }
+    timeout(CLOSE_TIMEOUT, attempt)
+        .await
+        .unwrap_or_else(|_| Err(failed("the attempt was given up by this side")))
+}
+
 fn failed(reason: impl fmt::Display) -> CloseInfo {
     CloseInfo { reason: reason.to_string(), ..CloseInfo::default() }
 }

@@ -13,7 +13,7 @@ use paceline_channel::{
     websocket::{Heartbeat, WebSocketJson, WebSocketSpec},
 };
 use paceline_proto::time::Time;
-use paceline_upstream::websocket::{WebSocket, connect};
+use paceline_upstream::websocket::{WebSocket, connect, connect_unless};
 use tokio::{
     join,
     net::{TcpListener, TcpStream},
@@ -99,6 +99,20 @@ fn fragments(pieces: &[&str]) -> Vec<Message> {
 async fn read_all(port: u16) -> (Vec<Frame>, CloseInfo) {
     let (socket, _remote) = connect(&request(port)).await.unwrap();
     drain(socket).await
+}
+
+/// The clock stands still but for what is waited for, so that only the wait that is meant can end.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_is_given_up_ends_soon() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let request = request(listener.local_addr().unwrap().port());
+    let begun = tokio::time::Instant::now();
+    let end = connect_unless(&request, async {}).await.map(|_| ()).unwrap_err();
+    assert_eq!(end.reason, "the attempt was given up by this side");
+    let taken = begun.elapsed();
+    assert!(taken < Duration::from_secs(1), "{taken:?} of virtual time, as if it were waited for");
+    let never = connect_unless(&request, std::future::pending()).await.map(|_| ()).unwrap_err();
+    assert_eq!(never.reason, "no connection within 20 s");
 }
 
 #[tokio::test]
