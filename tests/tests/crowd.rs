@@ -59,6 +59,8 @@ fn one_owner_per_epoch(peers: &[Peer], epochs: u64, owner: u32) {
     let mut elected: BTreeMap<u64, u32> = BTreeMap::new();
     for peer in peers {
         let lines = peer.drain();
+        let dead = lines.iter().find(|line| line["elected"].is_u64() && line["over"] == json!("Dead"));
+        assert_eq!(dead, None, "nobody died");
         let ended = |line: &Value, epoch: u64| {
             (line["fenced"] == json!(epoch) || line["stepped_down"] == json!(epoch)).then_some(())
         };

@@ -251,6 +251,32 @@ fn stopped_with_one_mutation(place: &str) -> u64 {
     rows
 }
 
+/// Its store is given up, not written again: the owner claims over itself, into the store of a kit.
+#[test]
+fn an_owner_whose_store_fails_claims_over_itself_and_goes_on() {
+    let scratch = Scratch::new("renewed");
+    let owner = Peer::start(PEER, &scratch, &[]);
+    owner.joined();
+    let mut other = Peer::start(PEER, &scratch, &["--observer"]);
+    other.joined();
+    owner.wait("its store", |line| (line["adopted"] == json!(1)).then_some(()));
+    for file in std::fs::read_dir(scratch.path().join("test")).expect("the directory is there").flatten() {
+        let complete = paceline_store::inspect(&file.path()).ok().and_then(|found| found.complete);
+        if complete.is_some() {
+            std::fs::remove_file(file.path()).expect("remove the store");
+        }
+    }
+    other.tell(&json!({ "submit_once": "the mutation" }));
+    owner.wait("that it was given up", |line| (line["adoption_failed"] == json!(1)).then_some(()));
+    let over = owner.wait("its second reign", |line| {
+        (line["elected"] == json!(2)).then(|| line["over"].as_str().map(str::to_owned)).flatten()
+    });
+    assert_eq!(over, "Own");
+    other.wait("the acknowledgement", |line| (line["acknowledged"] == json!("the mutation")).then_some(()));
+    other.above(1);
+    assert_eq!(stored(&scratch), (2, BTreeMap::from([("the mutation".to_owned(), 1)])));
+}
+
 /// The store is on its thread when the handover begins, and nothing else comes that would wake the outbox.
 #[test]
 fn a_handover_waits_for_the_commit_that_is_under_way() {
