@@ -31,7 +31,7 @@ pub(super) const FENCE_WAIT: Duration = Duration::from_millis(1);
 pub(super) const LAST_LOOK: Duration = Duration::from_millis(1);
 /// An heir makes ready so long after it was appointed: the group has just lost its owner, and its updates need the
 /// processors more.
-pub(super) const PREPARE_AFTER: Duration = Duration::from_millis(20);
+pub(super) const PREPARE_AFTER: Duration = Duration::from_millis(10);
 /// A kit made in vain is kept so long for the next appointment.
 pub(super) const KIT_KEPT: Duration = Duration::from_secs(10);
 /// The owner learns of a kit within two pings; if its pings show none after so long, it is told again.

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Who leads next is told so soon after it changed: heirs and kits come in pairs, and one ping tells of all.
-const HEIRS_TOLD_AFTER: Duration = Duration::from_millis(5);
+const HEIRS_TOLD_AFTER: Duration = Duration::from_millis(1);
 
 impl Hub {
     /// The heirs changed, or what they are good for: a follower that does not know whom to wait for when the owner dies

@@ -24,7 +24,7 @@ pub const ANN: SessionId = SessionId(3);
 pub const BOB: SessionId = SessionId(4);
 
 /// An heir makes ready so long after it was appointed.
-pub const HEIR_PREPARES: Duration = Duration::from_millis(20);
+pub const HEIR_PREPARES: Duration = Duration::from_millis(10);
 
 pub const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
