@@ -225,9 +225,14 @@ pub fn size_up(message: &ToHub) -> usize {
     match message {
         ToHub::Op { op, .. } => 64 + op.operation.size(),
         ToHub::Submit(submit) => 64 + submit.payload.len(),
-        ToHub::Values(values) => 16 + values.iter().map(|held| 48 + held.size()).sum::<usize>(),
+        ToHub::Values(values) | ToHub::ArchivedValues(values) => {
+            16 + values.iter().map(|held| 48 + held.size()).sum::<usize>()
+        }
         ToHub::Tail { events, .. } => 32 + events.iter().map(|event| 64 + event.data.len()).sum::<usize>(),
         ToHub::OfferKeys(keys) => 16 + keys.len() * 64,
+        ToHub::OfferArchive { channels, applied, keys } => {
+            16 + (channels.len() + applied.len() + keys.len()) * 64
+        }
         ToHub::OfferRest { channels, ops, .. } => 16 + (channels.len() + ops.len()) * 64,
         ToHub::Subscribe { keys, streams } | ToHub::Unsubscribe { keys, streams } => {
             16 + (keys.len() + streams.len()) * 24
@@ -253,6 +258,7 @@ pub fn size_down(message: &ToSession) -> usize {
         }
         ToSession::Ping(ping) => 48 + ping.members.len() * 40,
         ToSession::Welcome(_) => 96,
+        ToSession::Applied(applied) => 16 + applied.len() * 48,
         ToSession::WantKeys(keys) => 16 + keys.len() * 24,
         ToSession::Busy { .. }
         | ToSession::Refused(_)
@@ -266,7 +272,8 @@ pub fn size_down(message: &ToSession) -> usize {
         | ToSession::Go { .. }
         | ToSession::Moved { .. }
         | ToSession::Look { .. }
-        | ToSession::Close => 48,
+        | ToSession::Close
+        | ToSession::ArchiveHeld => 48,
     }
 }
 

@@ -191,6 +191,8 @@ pub(crate) struct Owned {
     pub loopback: bool,
     pub links: BTreeSet<ConnId>,
     pub awake: BTreeSet<LinkId>,
+    /// The member list the reign began with; `None` = it awaits everybody.
+    pub listed: Option<BTreeSet<SessionId>>,
     /// Acknowledgements a mutant made for sessions.
     pub promised: BTreeMap<LinkId, Offset>,
     /// Links whose first events a mutant has shuffled.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use paceline_proto::{
-    id::{Channel, SessionId, Stream},
+    id::{Channel, Position, SessionId, Stream},
     message::{Gap, HeldEvent},
 };
 
@@ -18,8 +18,8 @@ use crate::{
 struct Subscription {
     /// Number of the last event delivered.
     last: Option<u64>,
-    /// Number ranges (after, upto] that gaps shown since then cover.
-    gaps: Vec<(u64, u64)>,
+    /// Number ranges (after, upto] that gaps shown since then cover, and where each ends.
+    gaps: Vec<(u64, u64, Option<Position>)>,
 }
 
 #[derive(Default)]
@@ -99,7 +99,11 @@ impl EveryEventOnceInOrder {
         let last = subscription.last.unwrap_or(0);
         if number > last || !again {
             // Gaps that lie ahead still hold; a repetition leaves all of them.
-            subscription.gaps.retain(|(_, upto)| feed.kind.ordered() && *upto > number);
+            subscription.gaps.retain(|(_, upto, end)| match (feed.kind.ordered(), end) {
+                (true, _) => *upto > number,
+                (false, Some(end)) => end != &event.origin.1 && end.covers(&event.origin.1) == Some(true),
+                (false, None) => false,
+            });
         }
         subscription.last = Some(number.max(last));
         Ok(())
@@ -116,13 +120,13 @@ impl EveryEventOnceInOrder {
 
     fn gap(&mut self, session: SessionId, gap: &Gap, view: &View<'_>) {
         let Some(feed) = view.feeds.iter().find(|feed| feed.channel == gap.channel) else { return };
-        let range = range(feed, gap);
+        let (after, upto) = range(feed, gap);
         let own = |channel: &Channel, stream: &Stream| {
             feed.channel == *channel && feed.stream_index(stream).is_some()
         };
         for ((owner, stream), subscription) in &mut self.subscriptions {
             if *owner == session && own(&gap.channel, stream) {
-                subscription.gaps.push(range);
+                subscription.gaps.push((after, upto, gap.upto.clone()));
             }
         }
     }
@@ -142,7 +146,7 @@ fn range(feed: &Feed, gap: &Gap) -> (u64, u64) {
 fn missing(feed: &Feed, stream: &Stream, subscription: &Subscription, number: u64) -> Option<u64> {
     let index = feed.stream_index(stream)?;
     let last = subscription.last?;
-    let covered = |n: u64| subscription.gaps.iter().any(|(after, upto)| *after < n && n <= *upto);
+    let covered = |n: u64| subscription.gaps.iter().any(|(after, upto, _)| *after < n && n <= *upto);
     let between = feed.log.iter().skip(last as usize).take_while(|message| message.number < number);
     between.filter(|message| message.stream == index).map(|message| message.number).find(|n| !covered(*n))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use paceline_proto::{
     follower::{Effect, Input},
-    id::{SessionId, Trace},
+    id::{Position, SessionId, Trace},
     message::{Ask, Gap, GapCause, HeldEvent, OpOutcome, Operation, SubmitOutcome},
 };
 
@@ -14,7 +14,7 @@ use crate::{
     disk::Pid,
     fact::Fact,
     feed::Feed,
-    process::{FollowerMail, Link, Run, Waiting},
+    process::{FollowerMail, Link, Process, Run, Waiting},
     store::Hash,
     world::{Event, Phase, World, log},
 };
@@ -182,7 +182,7 @@ impl World {
                 self.tell(&Fact::Cleared { session, key });
             }
             Effect::Deliver(event) => self.delivered(pid, session, event),
-            Effect::ShowGap(gap) => self.gap_shown(session, gap),
+            Effect::ShowGap(gap) => self.gap_shown(pid, session, gap),
             Effect::Synced { .. } => self.synced(pid, session),
             Effect::OpDone { token, outcome } => self.operation_done(pid, token, outcome),
             Effect::SubmitDone { token, seq, outcome } => self.submit_done(pid, token, seq, &outcome),
@@ -218,19 +218,24 @@ impl World {
         self.tell(&Fact::Delivered { session, event });
     }
 
-    fn gap_shown(&mut self, session: SessionId, gap: Gap) {
+    fn gap_shown(&mut self, pid: Pid, session: SessionId, gap: Gap) {
         self.counters.add(match gap.why {
             GapCause::Upstream => "gap_shown_upstream",
             GapCause::SlowReader => "gap_shown_slow_reader",
             GapCause::Resync => "gap_shown_resync",
         });
-        let avoidable = gap.why != GapCause::SlowReader && self.avoidable(&gap);
+        // Promised to members of the list that the owner's reign began with.
+        let owner = self.owner_of(pid).and_then(|owner| self.processes.get(&owner)?.owned.as_ref());
+        let listed =
+            owner.is_none_or(|owned| owned.listed.as_ref().is_none_or(|list| list.contains(&session)));
+        let avoidable = listed && gap.why != GapCause::SlowReader && self.avoidable(pid, &gap);
         log!(self, "{session:?} sees {gap:?}, avoidable: {avoidable}");
         self.tell(&Fact::GapShown { session, gap, avoidable });
     }
 
-    /// The upstream could have replayed it, or everything in it was delivered to somebody who is there.
-    fn avoidable(&self, gap: &Gap) -> bool {
+    /// The upstream could have replayed it, or everything in it was delivered to somebody who is there and follows at
+    /// least the same streams (who follows fewer cannot vouch for the others).
+    fn avoidable(&self, pid: Pid, gap: &Gap) -> bool {
         let Some(index) = self.feeds.iter().position(|feed| feed.channel == gap.channel) else {
             return false;
         };
@@ -242,19 +247,24 @@ impl World {
         if feed.kind.resumes() {
             return true;
         }
-        if !self.scenario.strict_gaps {
-            return false;
-        }
-        let number = |position: &paceline_proto::id::Position| feed.number_at(position);
+        let Some(own) = self.processes.get(&pid).filter(|_| self.scenario.strict_gaps) else { return false };
+        let wanted = |n: usize| own.caller.streams.contains(&feed.streams[n]);
+        let streams: Vec<usize> = (0..feed.streams.len()).filter(|n| wanted(*n)).collect();
+        let number = |position: &Position| feed.number_at(position);
         let after = gap.after.as_ref().and_then(number).unwrap_or(0);
         let upto = gap.upto.as_ref().and_then(number).unwrap_or(feed.log.len() as u64);
-        let here: BTreeSet<SessionId> = self
-            .processes
-            .values()
-            .filter(|process| process.run == Run::Running)
-            .map(|process| process.session)
-            .collect();
-        (after + 1..=upto).all(|n| self.seen[index].get(&n).is_some_and(|saw| !saw.is_disjoint(&here)))
+        let running = self.processes.values().filter(|process| process.run == Run::Running);
+        let all: BTreeSet<SessionId> = running.clone().map(|process| process.session).collect();
+        let follows =
+            |process: &Process| streams.iter().all(|n| process.caller.streams.contains(&feed.streams[*n]));
+        let vouching: BTreeSet<SessionId> =
+            running.filter(|process| follows(process)).map(|process| process.session).collect();
+        let mut missed = feed.log.iter().skip(after as usize).take_while(|message| message.number <= upto);
+        !streams.is_empty()
+            && missed.all(|message| {
+                let able = if streams.contains(&message.stream) { &vouching } else { &all };
+                self.seen[index].get(&message.number).is_some_and(|saw| !saw.is_disjoint(able))
+            })
     }
 
     fn synced(&mut self, pid: Pid, session: SessionId) {

@@ -427,7 +427,8 @@ impl World {
         }
         let Some(process) = self.processes.get(&pid) else { return held };
         let carried = process.follower.carry();
-        for value in &carried.held {
+        let archived = carried.archive.iter().flat_map(|archive| archive.held.values());
+        for value in carried.held.iter().chain(archived) {
             held.extend(data::tokens(&value.key, &value.value));
         }
         for (_, op) in &carried.ops {

@@ -110,6 +110,7 @@ impl World {
         let now = self.now;
         self.drop_hub_now(pid);
         let epoch = begin.epoch;
+        let listed = begin.members.as_ref().map(|list| list.iter().map(|member| member.session).collect());
         let mut out = Vec::new();
         let machine = Hub::new(begin, Box::new(crate::data::Appending), now, &mut out);
         let Some(process) = self.processes.get_mut(&pid) else { return };
@@ -126,6 +127,7 @@ impl World {
             loopback: false,
             links: [].into(),
             awake: [].into(),
+            listed,
             promised: [].into(),
             shuffled: [].into(),
             interest: [].into(),

@@ -27,12 +27,12 @@ impl World {
         }
         if self.is(Mutant::ResetNotRemembered) {
             match &mut message {
-                ToHub::OfferKeys(offers) => {
+                ToHub::OfferKeys(offers) | ToHub::OfferArchive { keys: offers, .. } => {
                     for offer in offers {
                         offer.place.reset = Mark::ZERO;
                     }
                 }
-                ToHub::Values(values) => {
+                ToHub::Values(values) | ToHub::ArchivedValues(values) => {
                     for held in values {
                         held.place.reset = Mark::ZERO;
                     }
@@ -56,7 +56,8 @@ impl World {
             carried.kept.retain(|kept| matches!(kept, Kept::Event(_)));
         }
         if self.is(Mutant::ResetNotRemembered) {
-            for held in &mut carried.held {
+            let archived = carried.archive.iter_mut().flat_map(|archive| archive.held.values_mut());
+            for held in carried.held.iter_mut().chain(archived) {
                 held.place.reset = Mark::ZERO;
             }
         }

@@ -30,12 +30,16 @@ pub fn seeds(each: u64, scenarios: u64) -> u64 {
     from_env::<u64>("PACELINE_SEEDS").map_or(each, |all| all.div_ceil(scenarios))
 }
 
-/// Runs seeds `0..count` (or `PACELINE_SEED` alone, with its trace) and fails at the first violation.
+/// Runs `count` seeds from `PACELINE_SEED_FROM` (0) on, or `PACELINE_SEED` alone with its trace, and fails at the first
+/// violation.
 pub fn clean(scenario: &Scenario, count: u64) -> Counters {
     let mut counters = Counters::default();
     let range = match from_env::<u64>("PACELINE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..count,
+        None => {
+            let from = from_env("PACELINE_SEED_FROM").unwrap_or(0);
+            from..from + count
+        }
     };
     let replay = range.end - range.start == 1;
     let mut steps = 0;
