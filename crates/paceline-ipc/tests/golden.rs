@@ -122,6 +122,8 @@ fn name_of_hub(message: &ToHub) -> &'static str {
         ToHub::Took(_) => "Took",
         ToHub::Close => "Close",
         ToHub::Seen { .. } => "Seen",
+        ToHub::OfferArchive { .. } => "OfferArchive",
+        ToHub::ArchivedValues(_) => "ArchivedValues",
     }
 }
 
@@ -146,6 +148,8 @@ fn name_of_session(message: &ToSession) -> &'static str {
         ToSession::Moved { .. } => "Moved",
         ToSession::Close => "Close",
         ToSession::Look { .. } => "Look",
+        ToSession::ArchiveHeld => "ArchiveHeld",
+        ToSession::Applied(_) => "Applied",
     }
 }
 
@@ -208,6 +212,12 @@ fn to_hub() -> Vec<ToHub> {
         ToHub::Took(Epoch(4)),
         ToHub::Close,
         ToHub::Seen { asker: SESSION, id: 7, seen: seen_trace() },
+        ToHub::OfferArchive {
+            channels: vec![(channel(), seq())],
+            applied: vec![Applied { session: SESSION, runs: vec![(1, 4)] }],
+            keys: vec![KeyOffer { key: key(), place: place(), hash: 5 }],
+        },
+        ToHub::ArchivedValues(vec![held()]),
     ]
 }
 
@@ -241,6 +251,7 @@ fn to_session() -> Vec<ToSession> {
             stable: MARK,
             members: vec![member()],
             adopting: false,
+            unlisted: true,
         }),
         ToSession::Batch(Batch {
             epoch: Epoch(3),
@@ -279,6 +290,8 @@ fn to_session() -> Vec<ToSession> {
         ToSession::Moved { epoch: Epoch(4), to: address() },
         ToSession::Close,
         ToSession::Look { asker: SESSION, id: 7, look: Look::Events { after: 0 } },
+        ToSession::ArchiveHeld,
+        ToSession::Applied(vec![Applied { session: SESSION, runs: vec![(1, 4)] }]),
     ]);
     all
 }

@@ -141,6 +141,8 @@ pub struct Ping {
     pub members: Vec<Member>,
     /// Whether adoption is still under way.
     pub adopting: bool,
+    /// The owner began without a list, a short time ago: there may be members that it has not heard of.
+    pub unlisted: bool,
 }
 
 /// Why a session was turned away for good.
@@ -546,6 +548,19 @@ pub enum ToHub {
         /// What was found.
         seen: Seen,
     },
+    /// Part of the archive of a former heir: keys beyond its interest as it held them when it was last up to date, what
+    /// those values contain, in chunks, before `OfferRest`. Without any keys from one that was up to date until now: what
+    /// it would put aside is offered as held.
+    OfferArchive {
+        /// Where the channels stood in the values.
+        channels: Vec<(Channel, Position)>,
+        /// Operations in the values.
+        applied: Vec<Applied>,
+        /// Keys.
+        keys: Vec<KeyOffer>,
+    },
+    /// Values of the archive that the owner wanted.
+    ArchivedValues(Vec<Held>),
 }
 
 /// From the owner to a session.
@@ -629,6 +644,10 @@ pub enum ToSession {
         /// What it wants to see.
         look: Look,
     },
+    /// A current heir holds everything that the session's archive offered.
+    ArchiveHeld,
+    /// Operations whose effect is in everybody's values, which the owner learned of only now.
+    Applied(Vec<Applied>),
 }
 
 /// A chunk of a snapshot. The follower's `last` advances only at `end`.

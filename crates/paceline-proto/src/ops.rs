@@ -27,6 +27,20 @@ impl KnownOps {
         seqs.insert_run(first, last);
     }
 
+    pub(crate) fn note_applied(&mut self, applied: &[Applied], mark: Mark) {
+        for of_session in applied {
+            for &(first, last) in &of_session.runs {
+                self.note(of_session.session, first, last, mark);
+            }
+        }
+    }
+
+    fn remove(&mut self, id: OpId) {
+        if let Some((_, seqs)) = self.sessions.get_mut(&id.session) {
+            seqs.remove(id.seq);
+        }
+    }
+
     pub(crate) fn has(&self, id: OpId) -> bool {
         self.sessions.get(&id.session).is_some_and(|(_, seqs)| seqs.contains(id.seq))
     }
@@ -34,7 +48,7 @@ impl KnownOps {
 
 /// Operations above the stable place with their bytes, and the numbers of all that were applied.
 ///
-/// **Invariant:** an operation's id is here exactly if its effect is in the values held with it.
+/// **Invariant:** an operation's id is known here exactly if its effect is in the values held with it.
 #[derive(Debug, Default)]
 pub(crate) struct KeptOps {
     kept: BTreeMap<Mark, HeldOp>,
@@ -66,11 +80,7 @@ impl KeptOps {
     }
 
     pub(crate) fn note_applied(&mut self, applied: &[Applied], mark: Mark) {
-        for of_session in applied {
-            for &(first, last) in &of_session.runs {
-                self.known.note(of_session.session, first, last, mark);
-            }
-        }
+        self.known.note_applied(applied, mark);
     }
 
     pub(crate) fn knows_run(&self, session: SessionId, first: u64, last: u64) -> bool {
@@ -78,13 +88,14 @@ impl KeptOps {
         runs.is_some_and(|runs| runs.iter().any(|run| run.0 <= first && last <= run.1))
     }
 
-    pub(crate) fn note_run(&mut self, session: SessionId, first: u64, last: u64, mark: Mark) {
-        self.known.note(session, first, last, mark);
-    }
-
     /// Whether the operation took effect, however long ago.
     pub(crate) fn knows(&self, id: OpId) -> bool {
         self.known.has(id)
+    }
+
+    /// The effect of an operation is not in what is held any more; its bytes are kept for whoever lacks it.
+    pub(crate) fn unlearn(&mut self, id: OpId) {
+        self.known.remove(id);
     }
 
     /// Where it took effect, if it is still kept.
@@ -106,13 +117,27 @@ impl KeptOps {
         self.iter().filter(|(_, op)| matches!(op.operation, Operation::Invalidate { .. }))
     }
 
+    /// The numbers of all that were applied.
     pub(crate) fn applied(&self) -> Vec<Applied> {
-        let runs = |seqs: &Seqs| seqs.runs().to_vec();
-        self.known
-            .sessions
-            .iter()
-            .map(|(&session, (_, seqs))| Applied { session, runs: runs(seqs) })
-            .collect()
+        let of_session = |(&session, (_, seqs)): (&SessionId, &(Mark, Seqs))| Applied {
+            session,
+            runs: seqs.runs().to_vec(),
+        };
+        self.known.sessions.iter().map(of_session).collect()
+    }
+
+    /// The same without those whose bytes are kept. Who holds only some of the values may claim these and no others: the
+    /// rest comes with the values that it has an effect on.
+    pub(crate) fn settled(&self) -> Vec<Applied> {
+        let mut settled: BTreeMap<SessionId, Seqs> =
+            self.known.sessions.iter().map(|(&session, (_, seqs))| (session, seqs.clone())).collect();
+        for id in self.marks.keys() {
+            if let Some(seqs) = settled.get_mut(&id.session) {
+                seqs.remove(id.seq);
+            }
+        }
+        let of_session = |(session, seqs): (SessionId, Seqs)| Applied { session, runs: seqs.runs().to_vec() };
+        settled.into_iter().filter(|(_, seqs)| !seqs.runs().is_empty()).map(of_session).collect()
     }
 
     /// Drops the bytes of what every counted member has.

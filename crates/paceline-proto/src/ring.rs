@@ -297,3 +297,133 @@ fn adjoins(at: &Position, first: &Kept) -> bool {
         Kept::Gap { gap, .. } => gap.after.as_ref() == Some(at),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        id::{Epoch, Offset},
+        message::GapCause,
+    };
+
+    fn channel() -> Channel {
+        "feed".into()
+    }
+
+    fn seq(offset: u64) -> Position {
+        Position::Seq { epoch: "f".into(), offset }
+    }
+
+    fn mark(offset: u64) -> Mark {
+        Mark::new(Epoch(1), Offset(offset))
+    }
+
+    fn event(n: u64) -> Kept {
+        Kept::Event(HeldEvent {
+            mark: mark(n),
+            origin: (channel(), seq(n)),
+            stream: "s".into(),
+            data: Bytes::new(),
+        })
+    }
+
+    fn gap(after: u64, upto: Option<u64>, at: u64) -> Kept {
+        let (after, upto) = (Some(seq(after)), upto.map(seq));
+        Kept::Gap { mark: mark(at), gap: Gap { channel: channel(), after, upto, why: GapCause::Upstream } }
+    }
+
+    /// Everything after 2: events 3 and 4, a gap, events 8 and 9.
+    fn rings() -> Rings {
+        let mut rings = Rings::default();
+        rings.set_floor(channel(), Floor::After(seq(2)));
+        for kept in [event(3), event(4), gap(4, Some(7), 5), event(8), event(9)] {
+            rings.push(kept, Time(0));
+        }
+        rings
+    }
+
+    fn tail(rings: &Rings, at: u64, last: u64) -> Option<String> {
+        let tail = rings.tail(&channel(), Some(&seq(at)), mark(last), Streams::All)?;
+        let name = |kept: &Kept| match kept {
+            Kept::Event(event) => event.mark.offset.to_string(),
+            Kept::Gap { .. } => "gap".to_owned(),
+        };
+        Some(tail.iter().map(name).collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn a_tail_begins_where_its_reader_stands() {
+        let rings = rings();
+        assert_eq!(tail(&rings, 2, 0).as_deref(), Some("3 4 gap 8 9"));
+        assert_eq!(tail(&rings, 4, 0).as_deref(), Some("gap 8 9"));
+        assert_eq!(tail(&rings, 4, 5).as_deref(), Some("8 9"), "the gap was shown to it before");
+        assert_eq!(tail(&rings, 8, 0).as_deref(), Some("9"));
+        assert_eq!(tail(&rings, 12, 0).as_deref(), Some(""));
+        assert_eq!(tail(&rings, 1, 0), None);
+    }
+
+    #[test]
+    fn a_gap_without_an_end_is_behind_nobody_until_it_is_closed() {
+        let mut rings = Rings::default();
+        rings.set_floor(channel(), Floor::After(seq(1)));
+        rings.push(gap(1, None, 2), Time(0));
+        assert_eq!(tail(&rings, 2, 0).as_deref(), Some("gap"));
+        rings.close_gap(&channel(), seq(3));
+        rings.push(event(4), Time(0));
+        assert_eq!(tail(&rings, 2, 0).as_deref(), Some("gap 4"));
+        assert_eq!(tail(&rings, 3, 0).as_deref(), Some("4"));
+    }
+
+    #[test]
+    fn what_was_dropped_raises_the_floor() {
+        let mut rings = rings();
+        rings.settle(mark(3));
+        assert_eq!(rings.floor(&channel()), Some(&Floor::After(seq(3))));
+        assert_eq!(tail(&rings, 2, 0), None);
+        assert_eq!(tail(&rings, 3, 0).as_deref(), Some("4 gap 8 9"));
+        rings.expire(Time(0) + RING_AGE);
+        assert_eq!(tail(&rings, 3, 0).as_deref(), Some("4 gap 8 9"));
+        rings.expire(Time(0) + RING_AGE + Duration::from_nanos(1));
+        assert_eq!(rings.floor(&channel()), Some(&Floor::After(seq(9))));
+    }
+
+    #[test]
+    fn one_event_more_than_the_bound_drops_the_oldest() {
+        let mut rings = Rings::default();
+        rings.set_floor(channel(), Floor::After(seq(0)));
+        let all = RING_FRAMES as u64;
+        (1..=all).for_each(|n| rings.push(event(n), Time(0)));
+        assert!(tail(&rings, 0, 0).is_some());
+        rings.push(event(all + 1), Time(0));
+        assert_eq!(tail(&rings, 0, 0), None);
+        assert!(tail(&rings, 1, 0).is_some());
+    }
+
+    #[test]
+    fn a_stretch_of_some_streams_serves_only_those() {
+        let mut rings = rings();
+        rings.add_thin(channel(), seq(8), ["s".into()].into());
+        let only = |stream: &str, at| {
+            let streams = [stream.into()].into();
+            rings.tail(&channel(), Some(&seq(at)), mark(0), Streams::Only(&streams)).is_some()
+        };
+        assert!(only("s", 4));
+        assert!(!only("other", 4));
+        assert!(only("other", 8));
+        assert_eq!(tail(&rings, 4, 0), None);
+    }
+
+    #[test]
+    fn a_ring_from_the_start_serves_the_start_and_whoever_adjoins_it() {
+        let mut rings = Rings::default();
+        rings.set_floor(channel(), Floor::Start);
+        rings.push(event(5), Time(0));
+        assert!(rings.tail(&channel(), None, mark(0), Streams::All).is_some());
+        assert_eq!(tail(&rings, 4, 0).as_deref(), Some("5"));
+        assert_eq!(tail(&rings, 3, 0), None);
+    }
+}

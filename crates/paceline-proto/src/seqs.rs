@@ -42,6 +42,19 @@ impl Seqs {
         }
     }
 
+    pub(crate) fn remove(&mut self, seq: u64) {
+        let Some(at) = self.runs.iter().position(|&(first, last)| (first..=last).contains(&seq)) else {
+            return;
+        };
+        let (first, last) = self.runs.remove(at);
+        if seq < last {
+            self.runs.insert(at, (seq + 1, last));
+        }
+        if first < seq {
+            self.runs.insert(at, (first, seq - 1));
+        }
+    }
+
     pub(crate) fn runs(&self) -> &[(u64, u64)] {
         &self.runs
     }
@@ -73,6 +86,17 @@ mod tests {
         assert_eq!(set.runs(), [(2, 2), (4, 10), (20, 20)]);
         set.insert_run(u64::MAX, u64::MAX);
         assert!(set.contains(u64::MAX));
+    }
+
+    #[test]
+    fn a_removed_number_leaves_a_hole() {
+        let mut set = of(&[1, 2, 3, 4, 9]);
+        set.remove(3);
+        assert_eq!(set.runs(), [(1, 2), (4, 4), (9, 9)]);
+        set.remove(9);
+        set.remove(1);
+        set.remove(7);
+        assert_eq!(set.runs(), [(2, 2), (4, 4)]);
     }
 
     #[test]

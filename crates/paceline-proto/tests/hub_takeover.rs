@@ -622,6 +622,120 @@ fn a_reset_to_nothing_clears_the_value_everywhere() {
 }
 
 #[test]
+fn a_reset_does_not_overtake_messages_that_wait() {
+    let mut net = begun(unresumable(true), 3);
+    let versioned = |value: &str, version| Change::Set {
+        key: key("k"),
+        value: text(value),
+        version: Version::Number(version),
+    };
+    net.publish(vec![versioned("seven", 7)]);
+    net.rest();
+    net.kill_owner();
+    net.take_over(2);
+    net.find_dead();
+    net.flow();
+    // Held back until the survivor has offered; a fetch begun after it answers with an older version.
+    net.publish(vec![versioned("eight", 8)]);
+    let base = net.hub().get(&key("k")).map(|held| held.place.clone());
+    net.hub_in(hub::Input::Reset {
+        key: key("k"),
+        value: Some((text("five"), Version::Number(5))),
+        base,
+        why: "the server went back".to_owned(),
+        trace: Trace::NONE,
+    });
+    net.join_all();
+    net.rest();
+    let held = net.hub().get(&key("k")).unwrap();
+    assert_eq!((held.value.as_ref(), held.place.reset), (&b"eight"[..], Mark::ZERO));
+}
+
+#[test]
+fn a_reconnect_among_messages_that_wait_leaves_its_mark() {
+    let mut net = Net::group(unresumable(false), 3);
+    net.feed.numbered = false;
+    net.publish_event();
+    net.rest();
+    net.kill_owner();
+    net.take_over(2);
+    net.find_dead();
+    net.flow();
+    net.publish_event();
+    net.hub_in(hub::Input::ChannelOpened { channel: FEED.into(), resumed: false });
+    net.publish_event();
+    assert_eq!(net.delivered(2), ["1"]);
+    net.join_all();
+    net.rest();
+    for id in 2..=3 {
+        assert_eq!(net.delivered(id), ["1", "gap", "2", "gap", "3"], "session {id}");
+    }
+}
+
+#[test]
+fn an_opaque_place_that_the_owner_lacks_is_a_gap_wherever_the_owner_comes_from() {
+    let opaque = |n: u64| Position::Opaque(format!("id{n}").as_str().into());
+    let mut net = Net::group(resumable(), 4);
+    net.feed.eager = false;
+    let publish = |net: &mut Net, n: u64| {
+        net.hub_in(hub::Input::Publish {
+            channel: FEED.into(),
+            position: Some(opaque(n)),
+            live: true,
+            changes: vec![event(&n.to_string())],
+            trace: Trace::NONE,
+        });
+    };
+    publish(&mut net, 1);
+    net.rest();
+    net.node(4).deaf = true;
+    publish(&mut net, 2);
+    net.flow();
+    net.kill_owner();
+    net.nodes.remove(&2);
+    // Session 4 was no heir, and session 3 stands where it has never been.
+    net.take_over(4);
+    net.find_dead();
+    net.join_all();
+    net.rest();
+    assert_eq!(net.feed.opens.last(), Some(&Some(opaque(1))));
+    net.hub_in(hub::Input::ChannelOpened { channel: FEED.into(), resumed: true });
+    publish(&mut net, 2);
+    publish(&mut net, 3);
+    net.rest();
+    assert_eq!(net.delivered(4), ["1", "2", "3"]);
+    // Around a gap events may be repeated.
+    assert_eq!(net.delivered(3), ["1", "2", "gap", "2", "3"]);
+}
+
+#[test]
+fn a_former_heir_gives_what_it_holds_to_a_second_owner_too() {
+    let mut net = begun(resumable(), 5);
+    let token = net.set_op(4, "aside", "acknowledged");
+    net.flow();
+    assert!(matches!(net.outcome(4, token), Some(OpOutcome::Applied { volatile: false, .. })));
+    // Session 5, no heir, takes over, learns the value and dies before anybody else holds it.
+    net.kill_owner();
+    net.take_over(5);
+    net.find_dead();
+    for id in 2..=3 {
+        net.link(id);
+        net.write(id);
+        net.step_down(id, 9);
+        while net.step_up(id, 1) > 0 {}
+        net.write(id);
+        net.step_down(id, 1);
+        while net.step_up(id, 1) > 0 {}
+    }
+    net.kill_owner();
+    net.take_over(4);
+    net.find_dead();
+    net.join_all();
+    net.rest();
+    assert_eq!(net.hub().get(&key("aside")).map(|held| held.value.clone()), Some(text("acknowledged")));
+}
+
+#[test]
 fn an_owner_that_knows_no_list_waits_for_offers_before_it_resumes() {
     let mut net = begun(resumable(), 3);
     net.kill_owner();

@@ -135,6 +135,8 @@ pub(super) struct Core {
     pub(super) highest: Epoch,
     /// As last heard from any owner.
     pub(super) members: Option<Vec<Member>>,
+    /// A ping was heard.
+    pub(super) pinged: bool,
     /// As last heard from the present owner, or from the one just lost.
     pub(super) heirs: Vec<Heir>,
     pub(super) kit: Kit,
@@ -160,6 +162,7 @@ impl Core {
             next_attempt: 0,
             highest: Epoch::NONE,
             members: None,
+            pinged: false,
             heirs: Vec::new(),
             kit: Kit::None,
             restraint: Restraint::default(),
@@ -368,7 +371,9 @@ impl Core {
 
     /// Notes the heirs and members of a ping.
     pub(super) fn note_ping(&mut self, ping: Ping) {
-        self.members = Some(ping.members);
+        // From a list that may not be whole nobody can tell whom to wait for.
+        self.members = (!ping.unlisted).then_some(ping.members);
+        self.pinged = true;
         self.heirs = ping.heirs;
     }
 
@@ -391,7 +396,7 @@ impl Core {
     /// has nobody to wait for.
     pub(super) fn stagger(&mut self) -> Duration {
         match self.place() {
-            _ if self.members.is_none() => Duration::ZERO,
+            _ if !self.pinged => Duration::ZERO,
             Some(0) => Duration::ZERO,
             Some(1) => CLAIM_STAGGER,
             Some(_) | None => self.random.between(CLAIM_STAGGER, 2 * CLAIM_STAGGER),

@@ -295,7 +295,7 @@ pub enum Effect {
     Begin {
         /// The new reign.
         epoch: Epoch,
-        /// The last member list heard, if any.
+        /// The last member list heard; `None` where none was heard or it may not have been whole.
         members: Option<Vec<Member>>,
         /// Why the predecessor was replaced.
         cause: Cause,

@@ -6,7 +6,7 @@ use super::{Asked, Effect, Entry, Follower, Link};
 use crate::{
     event::Event,
     id::{Channel, Key, Mark, Place, Position, Version},
-    message::{Batch, Body, Frame, Gap, Held, HeldEvent, Snapshot, SnapshotEnd, ToHub},
+    message::{Batch, Body, Frame, Gap, Held, HeldEvent, HeldOp, Snapshot, SnapshotEnd, ToHub},
     ring::{Floor, Kept},
     time::Time,
 };
@@ -90,6 +90,9 @@ impl Follower {
         out: &mut Vec<Effect>,
     ) {
         let mark = Mark::new(self.epoch, frame.offset);
+        if let Some(HeldOp { id, .. }) = &frame.op {
+            self.owner_ops.note(id.session, id.seq, id.seq, mark);
+        }
         match frame.body {
             Body::Value(held) => self.install(held, mark, out),
             Body::Invalidate { key, exact } => self.invalidate(&key, exact, mark, out),
@@ -211,8 +214,19 @@ impl Follower {
                 out.push(Effect::Clear(held.key.clone()));
             }
         }
-        self.spare.remove(&held.key);
+        if self.held.get(&held.key).is_some_and(|entry| entry.held.place < held.place) {
+            self.forget_effects(&held.key);
+        }
         self.held.insert(held.key.clone(), Entry { held, changed });
+    }
+
+    /// A value of this owner replaces one that had operations in it which the owner does not know: they took effect under
+    /// another owner only. They are offered again, as something to be done.
+    fn forget_effects(&mut self, key: &Key) {
+        let unknown =
+            self.ops.of_key(key).filter(|(mark, op)| mark.epoch < self.epoch && !self.owner_ops.has(op.id));
+        let unknown: Vec<_> = unknown.map(|(_, op)| op.id).collect();
+        unknown.into_iter().for_each(|id| self.ops.unlearn(id));
     }
 
     fn invalidate(&mut self, prefix: &Key, exact: bool, mark: Mark, out: &mut Vec<Effect>) {
@@ -251,10 +265,14 @@ impl Follower {
         let at = Mark::new(self.epoch, end.upto);
         let first = self.link == Link::Joining;
         let complete = end.complete && self.heir;
+        if first {
+            self.retire();
+        }
         if complete {
             self.rings.clear();
-            self.spare.clear();
+            self.archive = None;
         }
+        self.owner_ops.note_applied(&end.applied, at);
         let mut reached = BTreeMap::new();
         for chunk in std::mem::take(&mut self.staged) {
             self.apply_chunk(now, chunk, at, complete, &mut reached, out);
@@ -280,8 +298,6 @@ impl Follower {
             self.answered(asked);
         }
         if first {
-            self.complete = false;
-            self.keep_interest_only();
             out.push(Effect::Synced { at });
         }
         self.acknowledge(out);
@@ -298,6 +314,9 @@ impl Follower {
     ) {
         for connection in chunk.connections {
             self.connection(connection, out);
+        }
+        for (mark, op) in &chunk.ops {
+            self.owner_ops.note(op.id.session, op.id.seq, op.id.seq, *mark);
         }
         for held in chunk.held {
             self.install(held, at, out);

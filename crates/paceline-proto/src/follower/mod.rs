@@ -19,10 +19,11 @@ pub use types::*;
 use crate::{
     connection::Connection,
     event::Event,
+    hub::Archive,
     id::{Channel, Epoch, Key, Mark, Position, SessionId, Stream},
     limits::{ACK_FRAMES, ACK_INTERVAL, KEY_MAX},
-    message::{Held, Member, Snapshot, ToHub, ToSession, Welcome},
-    ops::KeptOps,
+    message::{Applied, Held, Member, Snapshot, ToHub, ToSession, Welcome},
+    ops::{KeptOps, KnownOps},
     ring::Rings,
     time::{Time, earliest},
 };
@@ -66,9 +67,10 @@ pub struct Follower {
     epoch: Epoch,
     last: Mark,
     held: BTreeMap<Key, Entry>,
-    /// Values beyond the own interest from a time as heir, no longer kept up to date. They are kept and offered until
-    /// somebody else is known to hold everything.
-    spare: BTreeMap<Key, Entry>,
+    /// What was held when this session was last an up-to-date heir.
+    archive: Option<Archive>,
+    /// The owner was offered the archive, not yet put aside then, as what is held.
+    offered_complete: bool,
     /// Subscribed keys; true once a snapshot with the key is complete.
     keys: BTreeMap<Key, bool>,
     streams: BTreeMap<Stream, bool>,
@@ -77,6 +79,8 @@ pub struct Follower {
     covered: BTreeMap<Channel, Position>,
     rings: Rings,
     ops: KeptOps,
+    /// Operations that the owner of `epoch` is known to have.
+    owner_ops: KnownOps,
     connections: BTreeMap<Arc<str>, Connection>,
     heir: bool,
     /// Everything of the group up to `last` is held.
@@ -99,13 +103,15 @@ impl Follower {
             epoch: Epoch::NONE,
             last: Mark::ZERO,
             held: BTreeMap::new(),
-            spare: BTreeMap::new(),
+            archive: None,
+            offered_complete: false,
             keys: BTreeMap::new(),
             streams: BTreeMap::new(),
             asked: VecDeque::new(),
             covered: BTreeMap::new(),
             rings: Rings::default(),
             ops: KeptOps::default(),
+            owner_ops: KnownOps::default(),
             connections: BTreeMap::new(),
             heir: false,
             complete: false,
@@ -222,6 +228,9 @@ impl Follower {
             self.heir = false;
             out.push(Effect::Heir(false));
         }
+        if welcome.epoch != self.epoch {
+            self.owner_ops = KnownOps::default();
+        }
         self.link = Link::Joining;
         self.epoch = welcome.epoch;
         self.incoming = None;
@@ -236,6 +245,7 @@ impl Follower {
             self.asked.push_back(Asked::default());
         }
         self.merge_asked();
+        self.offered_complete = self.complete;
         self.offer(welcome.offer_since, out);
         self.ask(late, out);
     }
@@ -350,13 +360,12 @@ impl Follower {
             ToSession::Moved { epoch, to } => out.push(Effect::Moved { epoch, to }),
             ToSession::Close => out.push(Effect::OwnerClosed),
             ToSession::Look { asker, id, look } => out.push(Effect::Look { asker, id, look }),
+            ToSession::ArchiveHeld => self.archive = None,
+            ToSession::Applied(applied) => self.applied(&applied),
         }
     }
 
     fn ping(&mut self, mut ping: crate::message::Ping, out: &mut Vec<Effect>) {
-        if !self.heir && ping.heirs.iter().any(|heir| heir.current && heir.session != self.session) {
-            self.spare.clear();
-        }
         if ping.members.is_empty() {
             ping.members.clone_from(&self.members);
         } else {
@@ -372,18 +381,31 @@ impl Follower {
 
     fn dismissed(&mut self, out: &mut Vec<Effect>) {
         self.heir = false;
-        self.complete = false;
-        self.keep_interest_only();
+        self.retire();
         out.push(Effect::Heir(false));
     }
 
-    /// Puts values aside that only an heir keeps.
-    fn keep_interest_only(&mut self) {
+    /// From here on only the own interest is heard of; an up-to-date heir puts aside what it holds.
+    fn retire(&mut self) {
         let all = std::mem::take(&mut self.held);
-        let (held, aside): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            all.into_iter().partition(|(key, _)| self.keys.contains_key(key));
-        self.held = held;
-        self.spare.extend(aside);
+        if std::mem::take(&mut self.complete) {
+            self.archive = Some(Archive {
+                held: all.iter().map(|(key, entry)| (key.clone(), entry.held.clone())).collect(),
+                positions: self.positions(),
+                applied: self.ops.applied(),
+            });
+        }
+        self.held = all.into_iter().filter(|(key, _)| self.keys.contains_key(key)).collect();
+    }
+
+    fn applied(&mut self, applied: &[Applied]) {
+        let at = self.last;
+        self.owner_ops.note_applied(applied, at);
+        self.ops.note_applied(applied, at);
+    }
+
+    fn positions(&self) -> Vec<(Channel, Position)> {
+        self.covered.iter().map(|(channel, at)| (channel.clone(), at.clone())).collect()
     }
 
     fn due(&mut self, now: Time, out: &mut Vec<Effect>) {

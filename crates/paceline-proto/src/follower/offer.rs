@@ -2,10 +2,10 @@
 
 use super::{Effect, Follower};
 use crate::{
-    hub::Carried,
-    id::{Channel, Key, Mark, Place, Position, Version},
+    hub::{Archive, Carried, stale},
+    id::{Channel, Key, Mark, Place, Position},
     limits::{CHUNK_ITEMS, WRITE_MAX},
-    message::{ChannelOffer, Held, KeyOffer, ToHub},
+    message::{Applied, ChannelOffer, Held, KeyOffer, ToHub},
     ring::{Floor, Kept},
 };
 use bytes::Bytes;
@@ -18,8 +18,8 @@ impl Follower {
             complete: self.complete,
             stable: self.stable,
             held: self.held.values().map(|entry| entry.held.clone()).collect(),
-            spare: self.spare.values().map(|entry| entry.held.clone()).collect(),
-            positions: self.covered.iter().map(|(channel, at)| (channel.clone(), at.clone())).collect(),
+            archive: self.archive.as_ref().filter(|_| !self.complete).map(Archive::stale),
+            positions: self.positions(),
             streams: self.streams.keys().cloned().collect(),
             kept: self.rings.iter().cloned().collect(),
             rings: self.rings.floors(),
@@ -29,19 +29,16 @@ impl Follower {
         }
     }
 
-    /// Offers, after Welcome: keys changed since `since`, channels, operations.
+    /// Offers, after Welcome: keys changed since `since`, the archive, channels, operations.
     pub(super) fn offer(&self, since: Option<Mark>, out: &mut Vec<Effect>) {
-        let changed = self
-            .held
-            .values()
-            .chain(self.spare.values())
-            .filter(|entry| since.is_none_or(|since| entry.changed > since));
-        let keys = changed.map(|entry| {
-            let Held { key, place, hash, .. } = &entry.held;
-            KeyOffer { key: key.clone(), place: place.clone(), hash: *hash }
-        });
-        for chunk in chunks(keys.collect(), |offer| offer.key.0.len() + 64) {
+        let changed = self.held.values().filter(|entry| since.is_none_or(|since| entry.changed > since));
+        for chunk in chunks(changed.map(|entry| key_offer(&entry.held)).collect(), offer_size) {
             out.push(Effect::Send(ToHub::OfferKeys(chunk)));
+        }
+        if self.complete {
+            self.offer_archive(&Archive::default(), out);
+        } else if let Some(archive) = &self.archive {
+            self.offer_archive(archive, out);
         }
         let channels = self.covered.iter().map(|(channel, at)| self.channel_offer(channel, at));
         let rest =
@@ -49,7 +46,7 @@ impl Follower {
         for channels in chunks(channels.collect(), |_| 256) {
             out.push(rest(channels, Vec::new(), Vec::new(), false));
         }
-        for applied in chunks(self.ops.applied(), |of| 32 + of.runs.len() * 16) {
+        for applied in chunks(self.ops.applied(), applied_size) {
             out.push(rest(Vec::new(), Vec::new(), applied, false));
         }
         let ops = self.ops.iter().map(|(mark, op)| (mark, op.clone())).collect();
@@ -57,6 +54,23 @@ impl Follower {
             out.push(rest(Vec::new(), ops, Vec::new(), false));
         }
         out.push(rest(Vec::new(), Vec::new(), Vec::new(), true));
+    }
+
+    fn offer_archive(&self, archive: &Archive, out: &mut Vec<Effect>) {
+        let part = |channels, applied, keys| Effect::Send(ToHub::OfferArchive { channels, applied, keys });
+        // At least one, so that the owner says when the archive is held elsewhere.
+        out.push(part(Vec::new(), Vec::new(), Vec::new()));
+        for channels in chunks(archive.positions.clone(), |_| 256) {
+            out.push(part(channels, Vec::new(), Vec::new()));
+        }
+        for applied in chunks(archive.applied.clone(), applied_size) {
+            out.push(part(Vec::new(), applied, Vec::new()));
+        }
+        // Of what it is subscribed to it holds something newer.
+        let aside = archive.held.values().filter(|held| !self.held.contains_key(&held.key));
+        for keys in chunks(aside.map(key_offer).collect(), offer_size) {
+            out.push(part(Vec::new(), Vec::new(), keys));
+        }
     }
 
     fn channel_offer(&self, channel: &Channel, covered: &Position) -> ChannelOffer {
@@ -88,17 +102,27 @@ impl Follower {
     }
 
     pub(super) fn give_values(&self, keys: Vec<Key>, out: &mut Vec<Effect>) {
-        // A key dropped since it was offered is answered too, so that the owner does not wait for it.
-        let values = keys.into_iter().map(|key| match self.held.get(&key).or_else(|| self.spare.get(&key)) {
-            Some(entry) => entry.held.clone(),
-            None => {
-                let place = Place { reset: Mark::ZERO, version: Version::None, mark: Mark::ZERO };
-                Held { key, place, value: Bytes::new(), hash: 0, invalidated: false }
+        let (mut held, mut archived) = (Vec::new(), Vec::new());
+        for key in keys {
+            let aside = || self.archive.as_ref().and_then(|archive| archive.held.get(&key));
+            match (self.held.get(&key), aside()) {
+                (Some(entry), _) => held.push(entry.held.clone()),
+                (None, Some(aside)) if self.offered_complete => held.push(aside.clone()),
+                (None, Some(aside)) => archived.push(stale(aside)),
+                // Dropped since it was offered: the owner need not wait for it.
+                (None, None) => held.push(Held {
+                    key,
+                    place: Place::default(),
+                    value: Bytes::new(),
+                    hash: 0,
+                    invalidated: false,
+                }),
             }
-        });
-        for values in chunks(values.collect(), |held| held.size() + 64) {
-            out.push(Effect::Send(ToHub::Values(values)));
         }
+        let size = |held: &Held| held.size() + 64;
+        out.extend(chunks(held, size).into_iter().map(|values| Effect::Send(ToHub::Values(values))));
+        let archived = chunks(archived, size).into_iter();
+        out.extend(archived.map(|values| Effect::Send(ToHub::ArchivedValues(values))));
     }
 
     pub(super) fn give_tail(&self, channel: Channel, after: Option<&Position>, out: &mut Vec<Effect>) {
@@ -108,6 +132,18 @@ impl Follower {
         }
         out.push(Effect::Send(ToHub::Tail { channel, events: Vec::new(), end: true }));
     }
+}
+
+fn key_offer(held: &Held) -> KeyOffer {
+    KeyOffer { key: held.key.clone(), place: held.place.clone(), hash: held.hash }
+}
+
+fn offer_size(offer: &KeyOffer) -> usize {
+    offer.key.0.len() + 64
+}
+
+fn applied_size(of: &Applied) -> usize {
+    32 + of.runs.len() * 16
 }
 
 /// Cuts a list into messages of at most `CHUNK_ITEMS` items and about `WRITE_MAX` bytes.

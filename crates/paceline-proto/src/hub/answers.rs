@@ -109,7 +109,8 @@ impl Hub {
         }
         let key = op.operation.key();
         let touches = !matches!(op.operation, Operation::Invalidate { .. });
-        let lacks = !self.offers_done && !self.complete && self.cache.get(key).is_none();
+        let unsure = self.cache.get(key).is_none_or(|entry| entry.below.is_some());
+        let lacks = !self.offers_done && !self.complete && unsure;
         touches && (lacks || self.wants.has(key))
             || self.held_back.iter().any(|held| held.op.id.session == op.id.session)
     }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    id::{Channel, Key, Mark, OpId, Position, SessionId},
-    message::Held,
+    id::{Channel, Key, Mark, OpId, Place, Position, SessionId},
+    message::{Applied, Held},
     seqs::Seqs,
 };
 
@@ -13,6 +13,14 @@ pub(super) type Basis = Arc<BTreeMap<Channel, Position>>;
 
 /// Operations whose effect is in a session's values.
 pub(super) type AppliedOps = BTreeMap<SessionId, Seqs>;
+
+/// Adds what a session says that it applied.
+pub(super) fn add_applied(known: &mut AppliedOps, applied: &[Applied]) {
+    for of_session in applied {
+        let seqs = known.entry(of_session.session).or_default();
+        of_session.runs.iter().for_each(|&(first, last)| seqs.insert_run(first, last));
+    }
+}
 
 /// A value of the cache.
 #[derive(Debug, Clone)]
@@ -26,11 +34,18 @@ pub(super) struct Entry {
     pub(super) basis: Option<Basis>,
     /// The operations in it, where it was taken from a survivor.
     pub(super) ops: Option<Arc<AppliedOps>>,
-    /// Made by operations on what this owner merely did not hold: a survivor may still bring what lies below them.
-    pub(super) orphan: bool,
+    /// What this owner was not sure of when operations of its reign were applied: a value that it no longer heard changes
+    /// of (its place), or none (no place at all). A survivor may still bring a greater one, that lies below them.
+    pub(super) below: Option<Place>,
 }
 
 impl Entry {
+    /// A value that is what its place says.
+    pub(super) fn new(held: Held) -> Self {
+        let set_at = held.place.mark;
+        Self { held, set_at, written: None, basis: None, ops: None, below: None }
+    }
+
     /// Whether the effect of the channel's message at `at` is in the value.
     pub(super) fn includes(&self, channel: &Channel, at: &Position) -> bool {
         let written = self.written.as_ref().is_some_and(|(c, p)| c == channel && p.covers(at) == Some(true));

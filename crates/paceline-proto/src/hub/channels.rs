@@ -8,7 +8,7 @@ use crate::{
     id::{Channel, Key, Offset, Position, Trace},
     limits::{KEY_MAX, RING_BYTES, RING_FRAMES, VALUE_MAX},
     message::{Body, Change, Gap, GapCause, HeldEvent},
-    ring::Kept,
+    ring::{Floor, Kept},
 };
 
 /// What a channel does with messages.
@@ -236,6 +236,12 @@ impl Hub {
             state.applied_from = state.position.clone().or_else(|| at.previous());
         }
         state.applied_upto = Some(at.clone());
+        if state.position.is_none()
+            && self.rings.floor(channel).is_none()
+            && let Some(before) = at.previous()
+        {
+            self.rings.set_floor(channel.clone(), Floor::After(before));
+        }
         state.position = Some(at.clone());
         if std::mem::take(&mut state.broken)
             && let Some(upto) = at.previous()

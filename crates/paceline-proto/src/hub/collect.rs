@@ -236,6 +236,8 @@ impl Hub {
         let base = self.base(channel);
         let goal = self.goal(channel, &base);
         let hopeless = self.nobody_awaited();
+        // An owner that does not know who was there before it cannot say that a channel has not begun.
+        let known = self.members.is_known();
         let Some(state) = self.channels.get_mut(channel) else { return };
         let Some(collect) = state.collect.take() else { return };
         let mode = state.mode;
@@ -246,8 +248,11 @@ impl Hub {
         }
         if state.position.is_none() {
             state.position = base.position().cloned();
-            let floor = base.position().map_or(Floor::Start, |at| Floor::After(at.clone()));
-            self.rings.set_floor(channel.clone(), floor);
+            match base.position() {
+                Some(at) => self.rings.set_floor(channel.clone(), Floor::After(at.clone())),
+                None if known => self.rings.set_floor(channel.clone(), Floor::Start),
+                None => {}
+            }
             state.applied_from.clone_from(&state.position);
             state.applied_upto.clone_from(&state.position);
             state.moved_at = self.log.end().next();

@@ -4,7 +4,7 @@
 //! takes over between the two would apply the operation again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -82,9 +82,18 @@ impl Round {
         }
     }
 
-    /// The round now reaches the end of the log.
-    fn extend(&mut self, upto: Offset, positions: BTreeMap<Channel, Position>) {
-        self.upto = upto;
+    /// Gaps of a stretch before this one; their places come with the events that are missing behind them.
+    fn precede(&mut self, earlier: BTreeMap<Channel, Gap>) {
+        for (channel, gap) in earlier {
+            match self.gaps.get_mut(&channel) {
+                Some(later) => later.after = gap.after,
+                None => drop(self.gaps.insert(channel, gap)),
+            }
+        }
+    }
+
+    /// No event is queued behind this round: the channels stand at `positions` after it.
+    fn reach(&mut self, positions: BTreeMap<Channel, Position>) {
         for (channel, gap) in self.gaps.iter_mut().filter(|(_, gap)| gap.why == GapCause::SlowReader) {
             gap.upto = positions.get(channel).cloned();
         }
@@ -98,28 +107,33 @@ impl Link {
     pub(super) fn conflate(&mut self, end: Offset, positions: &BTreeMap<Channel, Position>) -> u64 {
         let queue = std::mem::take(&mut self.queue);
         let mut folded = 0;
-        let mut kept = std::collections::VecDeque::with_capacity(queue.len());
-        // Where in `kept` the open round of this stretch is.
+        let mut kept = VecDeque::with_capacity(queue.len());
+        // Where in `kept` the open round of this stretch is, and those that can still be changed.
         let mut open: Option<usize> = None;
+        let mut rounds: Vec<usize> = Vec::new();
         for item in queue {
             match item {
                 Item::Frame { shared, .. } => {
                     folded += 1;
                     let at = *open.get_or_insert_with(|| {
+                        rounds.push(kept.len());
                         kept.push_back(Item::Round(Box::default()));
                         kept.len() - 1
                     });
-                    if let Some(Item::Round(round)) = kept.get_mut(at) {
+                    if let Some(round) = round_at(&mut kept, at) {
                         round.fold(&shared.frame, self);
                     }
                 }
                 Item::Job(job) => {
-                    close(&mut kept, open.take(), job.at, positions);
+                    if let Some(round) = open.take().and_then(|at| round_at(&mut kept, at)) {
+                        round.upto = job.at;
+                    }
                     kept.push_back(Item::Job(job));
                 }
                 Item::Round(round) => {
                     if !round.started {
                         open = Some(kept.len());
+                        rounds.push(kept.len());
                     }
                     kept.push_back(Item::Round(round));
                 }
@@ -127,7 +141,21 @@ impl Link {
                 Item::Flush { .. } => {}
             }
         }
-        close(&mut kept, open, end, positions);
+        if let Some(round) = open.and_then(|at| round_at(&mut kept, at)) {
+            round.upto = end;
+        }
+        // Events are left out up to the end of the queue, so that only its last round can say where the channels stand.
+        let last = rounds.pop();
+        let mut gaps = Vec::new();
+        for round in rounds {
+            let Some(round) = round_at(&mut kept, round) else { continue };
+            round.positions.clear();
+            gaps.push(std::mem::take(&mut round.gaps));
+        }
+        if let Some(round) = last.and_then(|at| round_at(&mut kept, at)) {
+            gaps.into_iter().rev().for_each(|earlier| round.precede(earlier));
+            round.reach(positions.clone());
+        }
         self.queue = kept;
         self.frames = 0;
         self.bytes = 0;
@@ -137,14 +165,10 @@ impl Link {
     }
 }
 
-fn close(
-    kept: &mut std::collections::VecDeque<Item>,
-    open: Option<usize>,
-    upto: Offset,
-    positions: &BTreeMap<Channel, Position>,
-) {
-    if let Some(Item::Round(round)) = open.and_then(|at| kept.get_mut(at)) {
-        round.extend(upto, positions.clone());
+fn round_at(kept: &mut VecDeque<Item>, at: usize) -> Option<&mut Round> {
+    match kept.get_mut(at)? {
+        Item::Round(round) => Some(round),
+        Item::Message { .. } | Item::Frame { .. } | Item::Job(_) | Item::Flush { .. } => None,
     }
 }
 

@@ -105,6 +105,11 @@ impl Hub {
         self.answer_waiting_ops(out);
     }
 
+    pub(super) fn dismiss_all(&mut self, out: &mut Vec<Effect>) {
+        let heirs: Vec<Slot> = self.links.heirs().map(|(slot, _)| slot).collect();
+        heirs.into_iter().for_each(|heir| self.dismiss(heir, out));
+    }
+
     /// An heir acknowledged.
     pub(super) fn heir_acked(&mut self, slot: Slot, offset: Offset, out: &mut Vec<Effect>) {
         let Some(link) = self.links.get_mut(slot) else { return };
@@ -116,6 +121,7 @@ impl Hub {
             self.heirs_changed();
         }
         self.answer_waiting_ops(out);
+        self.settle_archives(out);
     }
 
     /// The furthest acknowledgement of a current heir.

@@ -94,6 +94,7 @@ impl Hub {
         link.replayed.clear();
         link.offer.clear();
         link.applied = std::sync::Arc::default();
+        link.archive = None;
         // Not `last`: a delta is not to be trusted after a hole.
         link.had_private = true;
         let session = link.session;
@@ -153,6 +154,7 @@ impl Hub {
             && self.log.since(link.last.offset).is_some();
         if let Some(member) = self.members.get_mut(session) {
             member.offered = true;
+            member.stood.clear();
         }
         self.take_settled_ids(slot, out);
         if delta {
@@ -235,7 +237,7 @@ impl Hub {
             connections: self.connections.values().cloned().collect(),
             positions: positions.clone().into_iter().collect(),
             rings: unbegun.map(|(channel, _)| (channel.clone(), None)).collect(),
-            applied: self.ops.applied(),
+            applied: self.ops.settled(),
             ..Job::empty(at)
         };
         let Some(link) = self.links.get_mut(slot) else { return };
@@ -263,7 +265,9 @@ impl Hub {
                 return Vec::new();
             }
             let gaps = self.unseen_gaps(channel, link.last);
-            let unserved = covered.is_some() && link.last.epoch != self.epoch && state.mode == Mode::Flowing;
+            let waited = covered.as_ref().is_some_and(|at| *at == Position::START);
+            let elsewhere = covered.is_some() && (!waited || link.last.epoch != self.epoch);
+            let unserved = elsewhere && state.mode == Mode::Flowing;
             if unserved && gaps.is_empty() && !link.streams.is_empty() {
                 return vec![self.resync_gap(channel, covered, None, out)];
             }
@@ -399,6 +403,12 @@ impl Hub {
         self.members.lost(session, id, clean, self.now);
         if let Some(member) = self.members.get_mut(session) {
             member.stood.clone_from(&link.offer);
+            if self.wants.asks(id) && !self.complete {
+                // What was wanted of its offer did not come: nobody can be up to date before it comes back.
+                member.offered = false;
+                self.leveled = false;
+                self.dismiss_all(out);
+            }
         }
         self.held_back.retain(|held| held.link != id);
         self.submits.drop_link(id);

@@ -5,7 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{cache::AppliedOps, conflate::Round, snapshot::Job};
+use super::{
+    cache::{AppliedOps, Basis},
+    conflate::Round,
+    snapshot::Job,
+};
 use crate::{
     id::{Channel, Key, LinkId, Mark, Offset, OpId, Position, SessionId, Stream},
     limits::{LINK_PATIENCE, LINK_QUEUE_BURST, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES},
@@ -79,6 +83,15 @@ pub(super) struct Heirship {
     pub(super) current: bool,
 }
 
+/// What a former heir offered of its archive.
+#[derive(Debug, Default)]
+pub(super) struct OfferedArchive {
+    pub(super) basis: Basis,
+    pub(super) applied: Arc<AppliedOps>,
+    /// Everything of it that was wanted is in the frames up to here.
+    pub(super) taken_at: Option<Offset>,
+}
+
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) id: LinkId,
@@ -127,6 +140,7 @@ pub(super) struct Link {
     pub(super) waiting: (usize, usize),
     /// Operations whose effect is in the values it offered.
     pub(super) applied: Arc<AppliedOps>,
+    pub(super) archive: Option<OfferedArchive>,
     /// Those of them that it still keeps and offered.
     pub(super) ops_offered: BTreeSet<OpId>,
     /// Keys wanted from its offer.
@@ -172,6 +186,7 @@ impl Link {
             woken: false,
             waiting: (0, 0),
             applied: Arc::default(),
+            archive: None,
             ops_offered: BTreeSet::new(),
             wanted: 0,
             members_told: 0,

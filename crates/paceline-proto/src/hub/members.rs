@@ -145,10 +145,9 @@ impl Members {
         }
     }
 
-    /// Where those stood who offered and are awaited again.
+    /// Where those stood who offered once, left, and have not offered again.
     pub(super) fn stood<'a>(&'a self, channel: &'a Channel) -> impl Iterator<Item = &'a ChannelOffer> {
-        let away = self.all.values().filter(|member| member.link.is_none());
-        away.filter_map(move |member| member.stood.get(channel))
+        self.all.values().filter_map(move |member| member.stood.get(channel))
     }
 
     pub(super) fn awaited(&self) -> impl Iterator<Item = SessionId> {

@@ -44,13 +44,13 @@ use crate::{
     connection::Connection,
     id::{Channel, Epoch, Key, LinkId, Mark, Offset, Position, SessionId, Stream, Trace},
     limits::{OFFER_WAIT, PENDING_MAX, PING_INTERVAL},
-    message::{Body, Held, Member, Refusal, ToSession},
+    message::{Body, Held, Member, Operation, Refusal, ToSession},
     ops::{KeptOps, KnownOps},
     ring::{Floor, Rings},
     time::{Time, earliest},
 };
 use answers::{Answers, HeldBack};
-use cache::{Basis, Cache, Entry};
+use cache::{AppliedOps, Basis, Cache, Entry, add_applied};
 use channels::{ChannelState, Mode};
 use links::Links;
 use log::{Log, To};
@@ -236,11 +236,19 @@ impl Hub {
     }
 
     fn take_over(&mut self, carried: Carried) {
+        if let Some(archive) = carried.archive {
+            let basis = Some(Arc::new(archive.positions.into_iter().collect()));
+            let mut applied = AppliedOps::default();
+            add_applied(&mut applied, &archive.applied);
+            let ops = Some(Arc::new(applied));
+            for held in archive.held.into_values() {
+                let (basis, ops, below) = (basis.clone(), ops.clone(), Some(held.place.clone()));
+                self.cache.insert(Entry { basis, ops, below, ..Entry::new(held) });
+            }
+        }
         let basis = Some(self.carried_basis.clone());
-        let held = carried.held.into_iter().map(|held| (held, basis.clone()));
-        for (held, basis) in carried.spare.into_iter().map(|held| (held, None)).chain(held) {
-            let set_at = held.place.mark;
-            self.cache.insert(Entry { held, set_at, written: None, basis, ops: None, orphan: false });
+        for held in carried.held {
+            self.cache.insert(Entry { basis: basis.clone(), ..Entry::new(held) });
         }
         for (channel, ring) in carried.rings {
             self.rings.set_floor(channel, Floor::from_wire(ring));
@@ -250,7 +258,18 @@ impl Hub {
         }
         self.ops.note_applied(&carried.applied, carried.last);
         for (mark, op) in carried.ops {
-            self.ops.insert(mark, op);
+            let key = op.operation.key();
+            let current = |entry: &Entry| entry.below.is_none();
+            let held = self.complete
+                || matches!(op.operation, Operation::Invalidate { .. })
+                || self.cache.get(key).is_some_and(current);
+            if held && self.ops.knows(op.id) {
+                self.ops.insert(mark, op);
+            } else {
+                // Its effect was replaced by an owner that did not know it, or the value with its effect is not held.
+                self.ops.unlearn(op.id);
+                self.wants.wait(mark, op, self.owner);
+            }
         }
         self.connections = carried.connections.into_iter().map(|c| (c.upstream.clone(), c)).collect();
     }
@@ -404,7 +423,7 @@ impl Hub {
             complete: self.complete || self.leveled,
             stable: self.members.stable(),
             held: self.cache.iter().map(|entry| entry.held.clone()).collect(),
-            spare: Vec::new(),
+            archive: None,
             positions: self.channels.iter().filter_map(position).collect(),
             streams: self.own_streams.iter().cloned().collect(),
             kept: self.rings.iter().cloned().collect(),
@@ -445,14 +464,7 @@ impl Hub {
             held.hash = self.fold.hash(&value);
             (held.value, held.place.version) = (value, version);
         }
-        self.cache.insert(Entry {
-            held: held.clone(),
-            set_at: mark,
-            written: None,
-            basis: None,
-            ops: None,
-            orphan: false,
-        });
+        self.cache.insert(Entry::new(held.clone()));
         let held = (!held.value.is_empty()).then_some(held);
         atom.push(Body::Reset { key, held, why }, None, None, To::All);
         self.commit(atom, out);

@@ -4,13 +4,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Effect, Hub,
-    cache::{Basis, Entry},
+    cache::{AppliedOps, Basis, Entry, add_applied},
+    link::Link,
     links::Slot,
     log::{Atom, To},
 };
 use crate::{
     event::Event,
-    id::{Key, LinkId, Mark, OpId, Place, SessionId, Trace, Version},
+    id::{Channel, Key, LinkId, Mark, OpId, Place, Position, SessionId, Trace, Version},
     limits::{CHUNK_ITEMS, INTEREST_MAX, KEY_MAX, RING_FRAMES, SESSIONS_MAX, VALUE_MAX},
     message::{Applied, Body, ChannelOffer, Held, HeldOp, KeyOffer, Operation, ToSession},
 };
@@ -35,12 +36,25 @@ pub(super) struct Wants {
 }
 
 impl Wants {
+    /// An operation to be applied once no value with its effect can be offered any more.
+    pub(super) fn wait(&mut self, mark: Mark, op: HeldOp, from: SessionId) {
+        if !self.ops.iter().any(|(_, other, _)| other.id == op.id) {
+            self.ops.push((mark, op, from));
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.ops.is_empty()
     }
 
     pub(super) fn has(&self, key: &Key) -> bool {
         self.keys.contains_key(key)
+    }
+
+    /// Whether a value may still come from this link.
+    pub(super) fn asks(&self, link: LinkId) -> bool {
+        let offered = |want: &Want| want.from == link || want.others.iter().any(|(other, _)| *other == link);
+        self.keys.values().any(offered)
     }
 }
 
@@ -63,7 +77,10 @@ impl Hub {
             }
             let entry = self.cache.get(&offer.key);
             let own = entry.map(|entry| &entry.held);
-            let ahead = entry.is_none_or(|entry| entry.orphan || offer.place > entry.held.place);
+            let ahead = entry.is_none_or(|entry| {
+                entry.below.as_ref().is_some_and(|below| offer.place > *below)
+                    || offer.place > entry.held.place
+            });
             let clash = own.is_some_and(|own| {
                 own.place.version != Version::None
                     && own.place.version == offer.place.version
@@ -106,29 +123,30 @@ impl Hub {
         }
     }
 
-    /// Ids whose bytes a survivor does not keep any more: what they did was everybody's. Heirs of now would never hear of
-    /// them, so they begin anew.
+    /// Ids whose bytes a survivor does not keep any more: what they did was everybody's. Nothing else tells them to those who
+    /// joined before.
     pub(super) fn take_settled_ids(&mut self, slot: Slot, out: &mut Vec<Effect>) {
         let Some(link) = self.links.get_mut(slot) else { return };
         let offered = std::mem::take(&mut link.ops_offered);
-        let mut news = false;
+        let mut news: Vec<Applied> = Vec::new();
         for (&session, seqs) in link.applied.iter() {
+            let mut runs = Vec::new();
             for &(first, last) in seqs.runs() {
                 let of_session = OpId { session, seq: first }..=OpId { session, seq: last };
                 let kept: Vec<u64> = offered.range(of_session).map(|id| id.seq).collect();
-                for (first, last) in without(first, last, &kept) {
-                    if !self.ops.knows_run(session, first, last) {
-                        self.ops.note_run(session, first, last, self.log.mark());
-                        news = true;
-                    }
-                }
+                runs.extend(without(first, last, &kept));
+            }
+            runs.retain(|&(first, last)| !self.ops.knows_run(session, first, last));
+            if !runs.is_empty() {
+                news.push(Applied { session, runs });
             }
         }
-        if !news {
-            return;
+        self.ops.note_applied(&news, self.log.mark());
+        let joined = |(slot, link): (Slot, &Link)| link.is_joined().then_some(slot);
+        let joined: Vec<Slot> = self.links.iter().filter_map(joined).collect();
+        for chunk in news.chunks(CHUNK_ITEMS) {
+            joined.iter().for_each(|slot| self.tell(*slot, ToSession::Applied(chunk.to_vec()), out));
         }
-        let heirs: Vec<Slot> = self.links.heirs().map(|(slot, _)| slot).collect();
-        heirs.into_iter().for_each(|heir| self.dismiss(heir, out));
     }
 
     /// A place that can have been given out by now.
@@ -161,14 +179,47 @@ impl Hub {
     pub(super) fn applied_offered(&mut self, slot: Slot, applied: &[Applied]) -> Result<(), &'static str> {
         let Some(link) = self.links.get_mut(slot).filter(|_| !applied.is_empty()) else { return Ok(()) };
         let known = Arc::make_mut(&mut link.applied);
-        for of_session in applied {
-            let seqs = known.entry(of_session.session).or_default();
-            of_session.runs.iter().for_each(|&(first, last)| seqs.insert_run(first, last));
-        }
+        add_applied(known, applied);
         if known.len() > SESSIONS_MAX {
             return Err("operations of more sessions than a group may have");
         }
         Ok(())
+    }
+
+    /// What the values of a former heir's archive contain; its keys follow.
+    pub(super) fn archive_offered(
+        &mut self,
+        slot: Slot,
+        channels: Vec<(Channel, Position)>,
+        applied: &[Applied],
+    ) -> Result<(), &'static str> {
+        let Some(link) = self.links.get_mut(slot) else { return Ok(()) };
+        let archive = link.archive.get_or_insert_default();
+        Arc::make_mut(&mut archive.basis).extend(channels);
+        let known = Arc::make_mut(&mut archive.applied);
+        add_applied(known, applied);
+        if known.len() > SESSIONS_MAX || archive.basis.len() > INTEREST_MAX {
+            return Err("an archive of more sessions or channels than a group may have");
+        }
+        Ok(())
+    }
+
+    /// Former heirs may let go of their archives once a current heir holds what was wanted of them.
+    pub(super) fn settle_archives(&mut self, out: &mut Vec<Effect>) {
+        let held = self.heirs_hold();
+        let end = self.log.end();
+        let mut settled = Vec::new();
+        for (slot, link) in self.links.iter_mut().filter(|(_, link)| link.is_joined()) {
+            let Some(archive) = &mut link.archive else { continue };
+            if archive.taken_at.is_none() && !self.wants.asks(link.id) {
+                archive.taken_at = Some(end);
+            }
+            if archive.taken_at.is_some_and(|at| held.is_some_and(|held| held >= at)) {
+                link.archive = None;
+                settled.push(slot);
+            }
+        }
+        settled.into_iter().for_each(|slot| self.tell(slot, ToSession::ArchiveHeld, out));
     }
 
     pub(super) fn ops_offered(
@@ -204,11 +255,7 @@ impl Hub {
                     }
                 }
                 // A value that holds its effect, and more, may still be offered.
-                None if !self.offers_done => {
-                    if !self.wants.ops.iter().any(|(_, other, _)| other.id == op.id) {
-                        self.wants.ops.push((mark, op, session));
-                    }
-                }
+                None if !self.offers_done => self.wants.wait(mark, op, session),
                 None => self.adopt(mark, op, session, out),
             }
         }
@@ -246,11 +293,12 @@ impl Hub {
         }
     }
 
-    /// Values a survivor was asked for. The text says what is wrong with them.
+    /// Values a survivor was asked for, of its interest or of its archive. The text says what is wrong with them.
     pub(super) fn values_came(
         &mut self,
         slot: Slot,
         values: Vec<Held>,
+        archived: bool,
         out: &mut Vec<Effect>,
     ) -> Result<(), &'static str> {
         for held in values {
@@ -263,60 +311,66 @@ impl Hub {
             if !self.is_possible(&held.place) {
                 return Err("a value from the future");
             }
-            self.value_came(slot, held, out);
+            self.value_came(slot, held, archived, out);
         }
         self.values_settled(out);
         Ok(())
     }
 
-    fn value_came(&mut self, slot: Slot, held: Held, out: &mut Vec<Effect>) {
+    fn value_came(&mut self, slot: Slot, held: Held, archived: bool, out: &mut Vec<Effect>) {
         let Some(link) = self.links.get(slot) else { return };
         let (id, session) = (link.id, link.session);
         if self.wants.keys.get(&held.key).is_none_or(|want| want.from != id) {
             return;
         }
+        if held.place == Place::default() {
+            // It was dropped since it was offered.
+            return self.ask_another(held.key, out);
+        }
         let Some(want) = self.wants.keys.remove(&held.key) else { return };
         let wins = self.cache.get(&held.key).is_none_or(|entry| held.place > entry.held.place);
-        // A value dropped since it was offered comes back empty at no place.
-        let is_held = held.place != Place::default();
         let mut ops = want.ops;
         let early = std::mem::take(&mut self.wants.ops);
         let (of_key, rest) = early.into_iter().partition(|(_, op, _)| *op.operation.key() == held.key);
         self.wants.ops = rest;
         ops.extend::<Vec<_>>(of_key);
-        let orphan = self.cache.get(&held.key).is_some_and(|entry| entry.orphan);
-        if is_held && orphan {
-            self.put_below(slot, held, &mut ops, out);
-        } else if is_held && wins {
-            self.take_winner(slot, held, &mut ops, out);
+        let taken = self.taken(slot, held, archived);
+        if self.lies_below(&taken.held) {
+            self.put_below(taken, &mut ops, out);
+        } else if wins {
+            self.take_winner(taken, &mut ops, out);
             out.push(Effect::Event(Event::WinnerRepublished { from: session }));
         }
         ops.into_iter().for_each(|(mark, op, from)| self.adopt(mark, op, from, out));
     }
 
+    /// Whether operations of this reign were applied to something that the value is greater than.
+    fn lies_below(&self, held: &Held) -> bool {
+        let entry = self.cache.get(&held.key).filter(|entry| entry.held.place.mark.epoch == self.epoch);
+        entry.and_then(|entry| entry.below.as_ref()).is_some_and(|below| held.place > *below)
+    }
+
+    /// A value from this link, with what it contains: channels up to where, and which operations. Nobody vouches for one from
+    /// an archive, so that another survivor's greater value lies below what is made of it.
+    fn taken(&self, slot: Slot, held: Held, archived: bool) -> Entry {
+        let below = archived.then(|| held.place.clone());
+        let contains = self.links.get(slot).and_then(|link| {
+            if archived {
+                let archive = link.archive.as_ref()?;
+                return Some((archive.basis.clone(), archive.applied.clone()));
+            }
+            let covered = link.offer.values().map(|offer| (offer.channel.clone(), offer.covered.clone()));
+            Some((Arc::new(covered.collect()), link.applied.clone()))
+        });
+        let (basis, applied): (Basis, Arc<AppliedOps>) = contains.unwrap_or_default();
+        Entry { basis: Some(basis), ops: Some(applied), below, ..Entry::new(held) }
+    }
+
     /// Installs a survivor's value at its own place and shows it to those who are behind. The ids of operations that came
     /// with it go along in the same atom, and are taken out of `ops`.
-    fn take_winner(
-        &mut self,
-        slot: Slot,
-        held: Held,
-        ops: &mut Vec<(Mark, HeldOp, SessionId)>,
-        out: &mut Vec<Effect>,
-    ) {
-        let Some(link) = self.links.get(slot) else { return };
-        let covered = |offer: &ChannelOffer| (offer.channel.clone(), offer.covered.clone());
-        let basis: Option<Basis> = Some(Arc::new(link.offer.values().map(covered).collect()));
-        let applied = Some(link.applied.clone());
-        let entry = Entry {
-            held: held.clone(),
-            set_at: held.place.mark,
-            written: None,
-            basis,
-            ops: applied,
-            orphan: false,
-        };
+    fn take_winner(&mut self, entry: Entry, ops: &mut Vec<(Mark, HeldOp, SessionId)>, out: &mut Vec<Effect>) {
         let mut atom = self.log.atom(Trace::NONE);
-        atom.push(Body::Value(held), None, None, To::All);
+        atom.push(Body::Value(entry.held.clone()), None, None, To::All);
         let included = ops.extract_if(.., |(_, op, _)| entry.has_op(op.id)).collect();
         self.send_ids(&mut atom, included);
         // What this owner holds and the survivor's value lacks happened in another line of owners.
@@ -339,26 +393,21 @@ impl Hub {
 
     /// The ids of operations whose effect is in the value before them, for everybody who gets that.
     fn send_ids(&mut self, atom: &mut Atom, ops: Vec<(Mark, HeldOp, SessionId)>) {
-        for (_, op, _) in ops.into_iter().filter(|(_, op, _)| !self.ops.knows(op.id)).collect::<Vec<_>>() {
+        for (_, op, _) in ops.into_iter().filter(|(_, op, _)| !self.reign_ops.has(op.id)).collect::<Vec<_>>()
+        {
             self.keep_op(atom.mark(), op.clone());
             atom.push(Body::Nothing, None, Some(op), To::All);
         }
     }
 
     /// A value that lies below what operations of this reign made of nothing: they are carried out on it once more.
-    fn put_below(
-        &mut self,
-        slot: Slot,
-        held: Held,
-        ops: &mut Vec<(Mark, HeldOp, SessionId)>,
-        out: &mut Vec<Effect>,
-    ) {
-        let applied = self.links.get(slot).map(|link| link.applied.clone());
+    fn put_below(&mut self, taken: Entry, ops: &mut Vec<(Mark, HeldOp, SessionId)>, out: &mut Vec<Effect>) {
+        let Entry { held, below, ops: applied, .. } = taken;
         let Some(entry) = self.cache.get_mut(&held.key) else { return };
         let place = &mut entry.held.place;
         place.version = place.version.clone().max(held.place.version);
         place.reset = place.reset.max(held.place.reset);
-        (entry.orphan, entry.ops) = (false, applied);
+        (entry.below, entry.ops) = (below, applied);
         let (version, mut value) = (place.version.clone(), held.value);
         let came_along = ops.extract_if(.., |(_, op, _)| entry.has_op(op.id)).collect();
         let included: Vec<bool> = self.ops.of_key(&held.key).map(|(_, op)| entry.has_op(op.id)).collect();
@@ -395,25 +444,27 @@ impl Hub {
         for want in self.wants.keys.values_mut() {
             want.others.retain(|(other, _)| *other != link);
         }
-        for key in lost {
-            let Some(want) = self.wants.keys.get_mut(&key) else { continue };
-            let best =
-                want.others.iter().enumerate().max_by(|(_, a), (_, b)| a.1.cmp(&b.1)).map(|(at, _)| at);
-            match best.map(|at| want.others.swap_remove(at)) {
-                Some((other, place)) => {
-                    (want.from, want.place) = (other, place);
-                    if let Some(slot) = self.links.slot(other) {
-                        self.ask_for_values(slot, vec![key], out);
-                    }
+        lost.into_iter().for_each(|key| self.ask_another(key, out));
+        self.values_settled(out);
+    }
+
+    /// The survivor asked cannot give the value: the next one is asked, or the operations go on without it.
+    fn ask_another(&mut self, key: Key, out: &mut Vec<Effect>) {
+        let Some(want) = self.wants.keys.get_mut(&key) else { return };
+        let best = want.others.iter().enumerate().max_by(|(_, a), (_, b)| a.1.cmp(&b.1)).map(|(at, _)| at);
+        match best.map(|at| want.others.swap_remove(at)) {
+            Some((other, place)) => {
+                (want.from, want.place) = (other, place);
+                if let Some(slot) = self.links.slot(other) {
+                    self.ask_for_values(slot, vec![key], out);
                 }
-                None => {
-                    if let Some(want) = self.wants.keys.remove(&key) {
-                        want.ops.into_iter().for_each(|(mark, op, from)| self.adopt(mark, op, from, out));
-                    }
+            }
+            None => {
+                if let Some(want) = self.wants.keys.remove(&key) {
+                    want.ops.into_iter().for_each(|(mark, op, from)| self.adopt(mark, op, from, out));
                 }
             }
         }
-        self.values_settled(out);
     }
 
     /// Fewer values are on their way: what waited for them goes on.

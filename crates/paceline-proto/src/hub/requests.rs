@@ -95,12 +95,17 @@ impl Hub {
                 within_chunk(keys.len() + streams.len())?;
                 self.unsubscribe(slot, &keys, &streams);
             }
-            ToHub::OfferKeys(_) | ToHub::OfferRest { .. } if joined => {
+            ToHub::OfferKeys(_) | ToHub::OfferArchive { .. } | ToHub::OfferRest { .. } if joined => {
                 return Err("an offer without a Welcome");
             }
             ToHub::OfferKeys(offers) => {
                 within_chunk(offers.len())?;
                 self.keys_offered(slot, offers, out)?;
+            }
+            ToHub::OfferArchive { channels, applied, keys } => {
+                within_chunk(channels.len() + applied.len() + keys.len())?;
+                self.archive_offered(slot, channels, &applied)?;
+                self.keys_offered(slot, keys, out)?;
             }
             ToHub::OfferRest { channels, ops, applied, end } => {
                 within_chunk(channels.len() + ops.len() + applied.len())?;
@@ -113,7 +118,11 @@ impl Hub {
             }
             ToHub::Values(values) => {
                 within_chunk(values.len())?;
-                self.values_came(slot, values, out)?;
+                self.values_came(slot, values, false, out)?;
+            }
+            ToHub::ArchivedValues(values) => {
+                within_chunk(values.len())?;
+                self.values_came(slot, values, true, out)?;
             }
             ToHub::Tail { channel, events, end } => {
                 within_chunk(events.len())?;
@@ -309,7 +318,7 @@ impl Hub {
         let last = self.log.mark();
         let holds_all = link.is_joined()
             && link.acked == Some(last.offset)
-            && link.heir.is_none_or(|heir| heir.current)
+            && link.is_current_heir()
             && link.queue.is_empty()
             && link.writing.is_none();
         if holds_all {

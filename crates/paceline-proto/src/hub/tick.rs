@@ -63,6 +63,7 @@ impl Hub {
         };
         let idle: Vec<Slot> = self.links.iter().filter_map(idle).collect();
         idle.into_iter().for_each(|slot| self.flush(slot, false, out));
+        self.settle_archives(out);
         self.ping(out);
         self.drained(out);
     }
@@ -81,6 +82,7 @@ impl Hub {
             stable: self.members.stable(),
             members: Vec::new(),
             adopting: !self.adopted,
+            unlisted: !self.members.is_known(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What goes into the hub, what comes out, and what it begins with.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
@@ -57,8 +57,8 @@ pub struct Carried {
     pub stable: Mark,
     /// Values.
     pub held: Vec<Held>,
-    /// Values from an earlier time as heir, not kept up to date since.
-    pub spare: Vec<Held>,
+    /// What it held beyond its interest when it was last an up-to-date heir.
+    pub archive: Option<Archive>,
     /// Where the channels stand at `last`.
     pub positions: Vec<(Channel, Position)>,
     /// Streams it was subscribed to.
@@ -74,6 +74,32 @@ pub struct Carried {
     pub applied: Vec<Applied>,
     /// Upstream connections as last heard.
     pub connections: Vec<Connection>,
+}
+
+/// Everything a session held when it was last an up-to-date heir. It is kept, and offered to each new owner, until a current
+/// heir holds it: who follows as an ordinary member hears only of its own interest.
+///
+/// **Invariant:** `positions` and `applied` say what is in these values, no more and no less.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Archive {
+    /// Values.
+    pub held: BTreeMap<Key, Held>,
+    /// Where the channels stood.
+    pub positions: Vec<(Channel, Position)>,
+    /// Operations that were applied.
+    pub applied: Vec<Applied>,
+}
+
+impl Archive {
+    /// The same with its values marked stale: changes since then were not heard.
+    pub(crate) fn stale(&self) -> Self {
+        let held = self.held.iter().map(|(key, held)| (key.clone(), stale(held))).collect();
+        Self { held, ..self.clone() }
+    }
+}
+
+pub(crate) fn stale(held: &Held) -> Held {
+    Held { invalidated: !held.value.is_empty(), ..held.clone() }
 }
 
 /// Facts the machine is told.

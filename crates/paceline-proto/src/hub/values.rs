@@ -123,11 +123,14 @@ impl Hub {
         let written = origin.cloned().or_else(|| old.and_then(|entry| entry.written.clone()));
         let basis = old.and_then(|entry| entry.basis.clone());
         let ops = old.and_then(|entry| entry.ops.clone());
-        let orphan = match old {
-            Some(old) => old.orphan && (folded || op.is_some()),
-            None => op.is_some() && !self.complete && !self.members.all_offered(),
+        let below = match old {
+            Some(old) => old.below.clone().filter(|_| folded || op.is_some()),
+            None => {
+                let unsure = op.is_some() && !self.complete && !self.members.all_offered();
+                unsure.then(Place::default)
+            }
         };
-        self.cache.insert(Entry { held: held.clone(), set_at, written, basis, ops, orphan });
+        self.cache.insert(Entry { held: held.clone(), set_at, written, basis, ops, below });
         atom.push(Body::Value(held), origin.cloned(), op, To::All);
     }
 }

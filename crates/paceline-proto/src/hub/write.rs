@@ -200,6 +200,7 @@ impl Link {
 fn message_size(message: &ToSession) -> usize {
     match message {
         ToSession::Ping(ping) => ping.members.len() * 64,
+        ToSession::Applied(applied) => applied.iter().map(|of| 32 + of.runs.len() * 16).sum(),
         ToSession::WantKeys(keys) => keys.iter().map(|key| key.0.len() + 8).sum(),
         ToSession::Answer { answer: crate::message::Answer::Members(members), .. } => members.len() * 64,
         ToSession::Answer { answer: crate::message::Answer::Seen(seen), .. } => seen.size(),
@@ -218,6 +219,7 @@ fn message_size(message: &ToSession) -> usize {
         | ToSession::Go { .. }
         | ToSession::Moved { .. }
         | ToSession::Close
-        | ToSession::Look { .. } => 64,
+        | ToSession::Look { .. }
+        | ToSession::ArchiveHeld => 64,
     }
 }

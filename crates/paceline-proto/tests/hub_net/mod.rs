@@ -309,7 +309,7 @@ impl Net {
                 follower::Effect::SubmitDone { token, outcome, .. } => node.submits.push((token, outcome)),
                 follower::Effect::Answered { token, answer } => node.answers.push((token, answer)),
                 follower::Effect::Overloaded { token } => panic!("request {token} was refused"),
-                follower::Effect::Ping(ping) => node.members = Some(ping.members),
+                follower::Effect::Ping(ping) => node.members = (!ping.unlisted).then_some(ping.members),
                 follower::Effect::Heir(heir) => node.heir = heir,
                 follower::Effect::Go { .. } | follower::Effect::OwnerClosed => {}
                 follower::Effect::Moved { epoch, .. } => node.moved = Some(epoch),
