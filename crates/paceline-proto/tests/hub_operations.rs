@@ -442,3 +442,108 @@ fn a_reign_that_follows_its_own_carries_everything_over() {
     let hub = hub::Hub::new(begin, Box::new(None_), net.now, &mut out);
     assert_eq!(hub.get(&key("k")).unwrap().value, "1");
 }
+
+/// Sessions 2 and 3, both heirs, hold a value that nobody else is subscribed to; their caller has its answer.
+fn held_by_heirs() -> Net {
+    let mut net = Net::group(resumable(), 5);
+    let token = net.merge_op(4, "aside", "<1>");
+    net.rest();
+    assert!(matches!(net.outcome(4, token), Some(OpOutcome::Applied { volatile: false, .. })));
+    net
+}
+
+#[test]
+fn settled_operations_are_told_to_those_who_joined_before() {
+    let mut net = Net::group(resumable(), 4);
+    (1..=4).for_each(|id| net.subscribe(id, &["m"], true));
+    net.rest();
+    net.merge_op(3, "m", "<1>");
+    net.flow();
+    // Settled for all but session 3, which keeps its bytes.
+    net.lose(3);
+    net.pass(PING_INTERVAL);
+    net.pass(PING_INTERVAL);
+    net.add(6);
+    net.subscribe(6, &["m"], true);
+    net.kill_owner();
+    net.take_over_knowing(6, None);
+    net.merge_op(3, "m", "<2>");
+    // Session 3 joins first; session 4 brings the value, without the bytes of what is in it.
+    net.join_all();
+    net.flow();
+    net.kill_owner();
+    net.take_over(3);
+    net.find_dead();
+    net.join_all();
+    net.rest();
+    assert_eq!(net.node(4).value("m").as_deref(), Some("<1><2>"));
+}
+
+#[test]
+fn a_survivor_that_leaves_before_it_gave_what_was_wanted_is_awaited() {
+    let mut net = held_by_heirs();
+    net.kill_owner();
+    net.nodes.remove(&3);
+    // No heir, so that the value is unknown here.
+    net.take_over(5);
+    net.find_dead();
+    net.link(4);
+    net.flow();
+    net.link(2);
+    net.write(2);
+    net.step_down(2, 1);
+    // Its offer arrives, the values that were asked for do not.
+    while net.step_up(2, 1) > 0 {}
+    net.cut(2);
+    net.merge_op(4, "aside", "<2>");
+    net.pass(OFFER_WAIT);
+    net.rest();
+    net.link(2);
+    net.rest();
+    assert_eq!(net.hub().get(&key("aside")).map(|held| held.value.clone()), Some(text("<1><2>")));
+}
+
+#[test]
+fn a_list_from_an_owner_that_began_without_one_is_not_whole() {
+    let mut net = held_by_heirs();
+    net.add(6);
+    net.add(7);
+    net.kill_owner();
+    for id in [3, 4, 5] {
+        net.nodes.remove(&id);
+    }
+    // A newcomer leads for a moment; another one hears its list, on which the former heir is not.
+    net.take_over_knowing(6, None);
+    net.link(7);
+    net.flow();
+    assert!(net.nodes[&7].follower.is_synced());
+    net.kill_owner();
+    net.take_over(7);
+    net.find_dead();
+    net.merge_op(7, "aside", "<2>");
+    net.pass(OFFER_WAIT);
+    net.link(2);
+    net.rest();
+    assert_eq!(net.hub().get(&key("aside")).map(|held| held.value.clone()), Some(text("<1><2>")));
+}
+
+#[test]
+fn an_archive_is_held_until_a_current_heir_has_it() {
+    let mut net = held_by_heirs();
+    let archived = |net: &Net, id: u64| net.nodes[&id].follower.carry().archive.is_some();
+    net.kill_owner();
+    net.take_over(5);
+    net.find_dead();
+    net.link(2);
+    net.flow();
+    assert!(net.nodes[&2].follower.is_synced() && archived(&net, 2), "session 3 and 4 are awaited");
+    net.join_all();
+    net.rest();
+    for id in 2..=4 {
+        assert!(!archived(&net, id), "session {id}");
+    }
+    let held = |net: &Net, id: u64| {
+        net.nodes[&id].follower.carry().held.iter().any(|held| held.key == key("aside"))
+    };
+    assert_eq!((2..=4).filter(|id| held(&net, *id)).count(), paceline_proto::limits::HEIRS);
+}

@@ -128,6 +128,21 @@ fn a_drain_ends_when_the_heir_has_everything_and_then_nothing_changes() {
 }
 
 #[test]
+fn a_session_that_came_back_as_an_ordinary_member_is_not_handed_to() {
+    let mut net = Net::group(resumable(), 3);
+    net.node(2).blocked = true;
+    net.publish_event();
+    net.hub_in(hub::Input::Drain { to: session(2) });
+    net.flow();
+    net.cut(2);
+    net.node(2).blocked = false;
+    net.link(2);
+    net.rest();
+    assert!(net.nodes[&2].follower.is_synced());
+    assert!(!net.effects.iter().any(|effect| matches!(effect, Effect::Drained { .. })));
+}
+
+#[test]
 fn a_handover_tells_the_heir_and_then_everybody() {
     let mut net = Net::group(resumable(), 3);
     net.follower_in(2, follower::Input::KitReady(kit()));

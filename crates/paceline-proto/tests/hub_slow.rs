@@ -101,6 +101,29 @@ fn a_conflated_batch_covers_exactly_what_was_left_out() {
 }
 
 #[test]
+fn a_subscription_among_what_is_left_out_hides_no_gap() {
+    let mut net = blocked();
+    net.publish(vec![set("k", "before")]);
+    net.subscribe(4, &["late"], false);
+    net.flow();
+    let first = net.feed.log.len() as u64 + 1;
+    for n in first..first + 3000 {
+        net.publish(vec![set("k", &n.to_string()), event(&n.to_string())]);
+        net.flow();
+    }
+    assert!(net.link_info(4).conflated);
+    net.node(4).blocked = false;
+    net.rest();
+    let delivered = net.delivered(4);
+    assert_eq!(delivered[..2], ["1", "gap"]);
+    let [Gap { upto: Some(Position::Seq { offset: upto, .. }), .. }] = net.nodes[&4].gaps[..] else {
+        panic!("{:?}", net.nodes[&4].gaps)
+    };
+    let rest: Vec<u64> = delivered[2..].iter().map(|data| data.parse().unwrap()).collect();
+    assert_eq!(rest, (upto + 1..first + 3000).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_conflated_batch_keeps_the_ids_of_its_operations() {
     let mut net = blocked();
     net.publish(vec![set("k", "0")]);
