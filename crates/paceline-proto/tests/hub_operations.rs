@@ -453,30 +453,23 @@ fn held_by_heirs() -> Net {
 }
 
 #[test]
-fn settled_operations_are_told_to_those_who_joined_before() {
-    let mut net = Net::group(resumable(), 4);
-    (1..=4).for_each(|id| net.subscribe(id, &["m"], true));
-    net.rest();
-    net.merge_op(3, "m", "<1>");
-    net.flow();
-    // Settled for all but session 3, which keeps its bytes.
-    net.lose(3);
-    net.pass(PING_INTERVAL);
-    net.pass(PING_INTERVAL);
+fn settled_operations_that_a_late_survivor_brings_are_told_to_those_who_joined_before() {
+    let mut net = held_by_heirs();
     net.add(6);
-    net.subscribe(6, &["m"], true);
     net.kill_owner();
     net.take_over_knowing(6, None);
-    net.merge_op(3, "m", "<2>");
-    // Session 3 joins first; session 4 brings the value, without the bytes of what is in it.
-    net.join_all();
-    net.flow();
-    net.kill_owner();
-    net.take_over(3);
-    net.find_dead();
-    net.join_all();
+    net.link(5);
+    net.pass(OFFER_WAIT);
     net.rest();
-    assert_eq!(net.node(4).value("m").as_deref(), Some("<1><2>"));
+    assert!(net.is_current_heir(5));
+    let knows = |net: &Net| {
+        let applied = net.nodes[&5].follower.carry().applied;
+        applied.iter().any(|of| of.session == session(4) && of.runs == [(1, 1)])
+    };
+    assert!(!knows(&net));
+    net.link(2);
+    net.rest();
+    assert!(knows(&net) && net.is_current_heir(5));
 }
 
 #[test]
@@ -542,8 +535,7 @@ fn an_archive_is_held_until_a_current_heir_has_it() {
     for id in 2..=4 {
         assert!(!archived(&net, id), "session {id}");
     }
-    let held = |net: &Net, id: u64| {
-        net.nodes[&id].follower.carry().held.iter().any(|held| held.key == key("aside"))
-    };
+    let held =
+        |net: &Net, id: u64| net.nodes[&id].follower.carry().held.iter().any(|held| held.key == key("aside"));
     assert_eq!((2..=4).filter(|id| held(&net, *id)).count(), paceline_proto::limits::HEIRS);
 }

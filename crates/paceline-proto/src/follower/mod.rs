@@ -62,7 +62,6 @@ struct Asked {
 /// The machine.
 #[derive(Debug)]
 pub struct Follower {
-    session: SessionId,
     link: Link,
     epoch: Epoch,
     last: Mark,
@@ -98,7 +97,6 @@ impl Follower {
     /// A session that has not followed anybody yet.
     pub fn new(config: Config) -> Self {
         Self {
-            session: config.session,
             link: Link::Lost,
             epoch: Epoch::NONE,
             last: Mark::ZERO,
