@@ -332,7 +332,7 @@ impl World {
         }
         for (id, node) in &self.net.nodes {
             for name in FEED_KEYS {
-                let stale = node.follower.get(&hub_net::key(name)).is_some_and(|held| held.invalidated);
+                let stale = node.follower.get(&key(name)).is_some_and(|held| held.invalidated);
                 if let Some(shown) = node.value(name).filter(|_| !stale) {
                     assert_eq!(Some(&shown), latest.get(name), "session {id}, key {name}");
                 }

@@ -20,7 +20,7 @@ use crate::{
     connection::Connection,
     event::Event,
     hub::Archive,
-    id::{Channel, Epoch, Key, Mark, Position, SessionId, Stream},
+    id::{Channel, Epoch, Key, Mark, Position, Stream},
     limits::{ACK_FRAMES, ACK_INTERVAL, KEY_MAX},
     message::{Applied, Held, Member, Snapshot, ToHub, ToSession, Welcome},
     ops::{KeptOps, KnownOps},
