@@ -216,6 +216,9 @@ impl Follower {
         }
         self.unacked = 0;
         self.ack_due = None;
+        if welcome.epoch > self.epoch {
+            self.pending.wire_moved(welcome.owner, out);
+        }
         self.join(welcome, out);
         self.pending.reissue(out);
     }

@@ -31,6 +31,8 @@ struct Question {
     token: u64,
     ask: Ask,
     trace: Trace,
+    /// An owner was asked.
+    sent: bool,
 }
 
 #[derive(Debug)]
@@ -133,7 +135,7 @@ impl Pending {
         if linked {
             out.push(Effect::Send(ToHub::Ask { id, ask: ask.clone(), trace }));
         }
-        self.asks.insert(id, Question { token, ask, trace });
+        self.asks.insert(id, Question { token, ask, trace, sent: linked });
     }
 
     fn send_op(&self, seq: u64, op: &Op) -> Effect {
@@ -146,12 +148,32 @@ impl Pending {
         Effect::Send(ToHub::Submit(Submit { id, hash: mutation.hash, payload: mutation.payload.clone() }))
     }
 
+    /// The wire has changed hands. A handover that was asked for has happened, or something else came first: asking again
+    /// could move the wire once more.
+    pub(super) fn wire_moved(&mut self, owner: SessionId, out: &mut Vec<Effect>) {
+        self.asks.retain(|_, Question { token, ask, sent, .. }| {
+            let Ask::Promote(to) = ask else { return true };
+            if !*sent {
+                return true;
+            }
+            let answer = if to.is_none_or(|to| to == owner) {
+                Answer::Done
+            } else {
+                let now = owner.short();
+                Answer::Refused(format!("session {now} took over meanwhile; ask again if it should not stay"))
+            };
+            out.push(Effect::Answered { token: *token, answer });
+            false
+        });
+    }
+
     /// Sends everything again to a new owner.
     pub(super) fn reissue(&mut self, out: &mut Vec<Effect>) {
         self.retry_at = None;
         out.extend(self.ops.iter().map(|(seq, op)| self.send_op(*seq, op)));
         out.extend(self.submits.iter().map(|(seq, mutation)| self.send_submit(*seq, mutation)));
-        for (id, Question { ask, trace, .. }) in &self.asks {
+        for (id, Question { ask, trace, sent, .. }) in &mut self.asks {
+            *sent = true;
             out.push(Effect::Send(ToHub::Ask { id: *id, ask: ask.clone(), trace: *trace }));
         }
     }
@@ -254,6 +276,26 @@ mod tests {
         assert_eq!(out.len(), 1);
         pending.reissue(&mut out);
         assert_eq!(submits(&out), [2, 3, 4]);
+    }
+
+    #[test]
+    fn a_handover_that_was_asked_for_is_not_asked_for_again_of_the_next_owner() {
+        let (mut pending, mut out) = (pending(), Vec::new());
+        pending.ask(1, Ask::Promote(None), Trace::NONE, true, &mut out);
+        pending.ask(2, Ask::Promote(Some(SessionId(7))), Trace::NONE, true, &mut out);
+        pending.ask(3, Ask::Promote(Some(SessionId(8))), Trace::NONE, true, &mut out);
+        pending.ask(4, Ask::Promote(None), Trace::NONE, false, &mut out);
+        pending.ask(5, Ask::Sync, Trace::NONE, true, &mut out);
+        out.clear();
+        pending.wire_moved(SessionId(7), &mut out);
+        let answered = |effect: &Effect| match effect {
+            Effect::Answered { token, answer } => Some((*token, *answer == Answer::Done)),
+            _ => None,
+        };
+        assert_eq!(out.iter().filter_map(answered).collect::<Vec<_>>(), [(1, true), (2, true), (3, false)]);
+        out.clear();
+        pending.reissue(&mut out);
+        assert_eq!(out.len(), 2, "the one that no owner had heard, and the one of another kind");
     }
 
     #[test]

@@ -234,7 +234,8 @@ impl World {
     }
 
     /// The upstream could have replayed it, or everything in it was delivered to somebody who is there and follows at
-    /// least the same streams (who follows fewer cannot vouch for the others).
+    /// least the same streams: who follows fewer cannot vouch for the others, and an owner does not know which streams a
+    /// channel carries.
     fn avoidable(&self, pid: Pid, gap: &Gap) -> bool {
         let Some(index) = self.feeds.iter().position(|feed| feed.channel == gap.channel) else {
             return false;
@@ -255,8 +256,7 @@ impl World {
         let upto = gap.upto.as_ref().and_then(number).unwrap_or(feed.log.len() as u64);
         let running = self.processes.values().filter(|process| process.run == Run::Running);
         let all: BTreeSet<SessionId> = running.clone().map(|process| process.session).collect();
-        let follows =
-            |process: &Process| streams.iter().all(|n| process.caller.streams.contains(&feed.streams[*n]));
+        let follows = |process: &Process| own.caller.streams.is_subset(&process.caller.streams);
         let vouching: BTreeSet<SessionId> =
             running.filter(|process| follows(process)).map(|process| process.session).collect();
         let mut missed = feed.log.iter().skip(after as usize).take_while(|message| message.number <= upto);
