@@ -212,7 +212,13 @@ impl World {
         if let (Some(feed), Some(number)) = (feed, Feed::number_of(&event.data)) {
             let last = process.caller.events.entry(event.stream.clone()).or_default();
             *last = (*last).max(number);
-            self.seen[feed].entry(number).or_default().insert(session);
+            // Who was told that it may be missing learned of it from the owner whose gap this is about.
+            let told = |(who, after, upto): &(SessionId, u64, u64)| {
+                *who == session && *after < number && number <= *upto
+            };
+            if !self.gaps[feed].iter().any(told) {
+                self.seen[feed].entry(number).or_default().insert(session);
+            }
         }
         self.counters.add("delivered");
         self.tell(&Fact::Delivered { session, event });
@@ -230,6 +236,12 @@ impl World {
             owner.is_none_or(|owned| owned.listed.as_ref().is_none_or(|list| list.contains(&session)));
         let avoidable = listed && gap.why != GapCause::SlowReader && self.avoidable(pid, &gap);
         log!(self, "{session:?} sees {gap:?}, avoidable: {avoidable}");
+        if let Some(feed) = self.feeds.iter().position(|feed| feed.channel == gap.channel) {
+            let number = |position: &Position| self.feeds[feed].number_at(position);
+            let after = gap.after.as_ref().and_then(number).unwrap_or(0);
+            let upto = gap.upto.as_ref().and_then(number).unwrap_or(u64::MAX);
+            self.gaps[feed].push((session, after, upto));
+        }
         self.tell(&Fact::GapShown { session, gap, avoidable });
     }
 

@@ -123,6 +123,8 @@ pub(crate) struct World {
     pub lines: Vec<String>,
     /// Which sessions' followers saw which message of which feed.
     pub seen: Vec<BTreeMap<u64, BTreeSet<SessionId>>>,
+    /// Ranges (after, upto] of each feed over which a session was shown a gap.
+    pub gaps: Vec<Vec<(SessionId, u64, u64)>>,
     /// Tokens of operations that a dead session held.
     pub dead_tokens: BTreeSet<u64>,
     /// Acknowledged tokens that somebody held after every death so far.
@@ -164,6 +166,7 @@ impl World {
             })
             .collect();
         let seen = feeds.iter().map(|_| BTreeMap::new()).collect();
+        let gaps = feeds.iter().map(|_| Vec::new()).collect();
         let mut world = Self {
             // Away from zero, so that "never" and "at the start" differ.
             now: Time(1_000_000_000),
@@ -181,6 +184,7 @@ impl World {
             tracing,
             lines: Vec::new(),
             seen,
+            gaps,
             dead_tokens: BTreeSet::new(),
             owed_tokens: BTreeSet::new(),
             next_token: 0,
