@@ -329,12 +329,8 @@ impl Fleet {
         self.table.close();
     }
 
-    fn look(&mut self) {
-        let now = Instant::now();
-        if now < self.next_look {
-            return;
-        }
-        self.next_look = now + LOOK_EVERY;
+    /// Reads what was logged since the last look: how far everybody is at this moment.
+    pub fn read_logs(&mut self) {
         let feed_log = self.feed_log();
         if let Some(feed) = &mut self.feed {
             follow(&mut feed.tail, &feed_log, &mut self.failures);
@@ -344,6 +340,15 @@ impl Fleet {
                 follow(&mut member.tail, &member.log, &mut self.failures);
             }
         }
+    }
+
+    fn look(&mut self) {
+        let now = Instant::now();
+        if now < self.next_look {
+            return;
+        }
+        self.next_look = now + LOOK_EVERY;
+        self.read_logs();
         if now >= self.next_measure {
             self.next_measure = now + MEASURE_EVERY;
             let used = self.primary().and_then(|index| self.members[index].process.resident_kib());

@@ -110,7 +110,7 @@ impl Parent {
         if !self.fleet.until(SETTLE_LIMIT, known).await {
             return None;
         }
-        let mark = Mark::of(&self.fleet);
+        let mark = Mark::of(&mut self.fleet);
         let reached = |fleet: &Fleet| survivors.iter().all(|index| mark.reached(fleet, *index));
         self.fleet.until(SETTLE_LIMIT, reached).await.then(now_ns)
     }
@@ -133,7 +133,7 @@ impl Parent {
             return Ok(self.give_up(&format!("{name} did not come back as a follower")));
         }
         self.fenced_returns += 1;
-        let mark = Mark::of(&self.fleet);
+        let mark = Mark::of(&mut self.fleet);
         if !self.fleet.until(SETTLE_LIMIT, |fleet| mark.reached(fleet, target)).await {
             return Ok(self.give_up(&format!("{name} came back, but updates do not flow in it")));
         }
@@ -176,7 +176,8 @@ struct Mark {
 }
 
 impl Mark {
-    fn of(fleet: &Fleet) -> Self {
+    fn of(fleet: &mut Fleet) -> Self {
+        fleet.read_logs();
         let published = fleet.published();
         Self {
             number: published.last,
