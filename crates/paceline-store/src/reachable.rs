@@ -1,11 +1,12 @@
 //! What a group's directory holds, seen from outside: the answer a test or `doctor` compares with what was promised.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use paceline_proto::id::Epoch;
 
 use crate::{
-    StoreError, inspect,
+    Inspection, StoreError, inspect,
+    limits::SCAN_ATTEMPTS,
     row::{self, Origin, Range, Row},
     scan::scan,
     snapshot::Snapshot,
@@ -26,12 +27,41 @@ pub struct Reachable {
 /// # Errors
 /// Any problem of the scan; `Corrupt` or `Io` where a named database cannot be read, `Corrupt` where one lacks rows.
 pub fn reachable(dir: &Path) -> Result<Reachable, StoreError> {
+    let mut attempts = SCAN_ATTEMPTS;
+    loop {
+        attempts -= 1;
+        let newest = match newest(dir) {
+            Err(_) if attempts > 0 => continue,
+            newest => newest?,
+        };
+        // A living owner folds: it drops a segment from its database and then removes the file.
+        let moved = || self::newest(dir).map_or(true, |now| named(&now) != named(&newest));
+        match read(dir, &newest) {
+            Err(_) if attempts > 0 && moved() => {}
+            found => return found,
+        }
+    }
+}
+
+/// The highest complete database: its path, its epoch, what it names.
+type Newest = Option<(PathBuf, Epoch, Inspection)>;
+
+fn newest(dir: &Path) -> Result<Newest, StoreError> {
     let scan = scan(dir)?;
-    let Some(newest) = scan.predecessor(Epoch(u64::MAX))? else {
+    let Some(newest) = scan.predecessor(Epoch(u64::MAX))? else { return Ok(None) };
+    Ok(Some((newest.path.clone(), newest.epoch, inspect(&newest.path)?)))
+}
+
+fn named(newest: &Newest) -> Option<(Epoch, Vec<String>)> {
+    let (_, epoch, found) = newest.as_ref()?;
+    Some((*epoch, found.segments.iter().map(|segment| segment.file.clone()).collect()))
+}
+
+fn read(dir: &Path, newest: &Newest) -> Result<Reachable, StoreError> {
+    let Some((path, epoch, found)) = newest else {
         return Ok(Reachable { epoch: Epoch::NONE, rows: Vec::new() });
     };
-    let found = inspect(&newest.path)?;
-    let own = (newest.path.clone(), Range { epoch: newest.epoch, after: 0, upto: found.rows });
+    let own = (path.clone(), Range { epoch: *epoch, after: 0, upto: found.rows });
     let mut rows = Vec::new();
     for (path, range) in found.segments.iter().map(|s| (dir.join(&s.file), s.into())).chain([own]) {
         let start = Origin { epoch: Epoch::NONE, row: 0 };
@@ -44,5 +74,5 @@ pub fn reachable(dir: &Path) -> Result<Reachable, StoreError> {
         rows.extend(part);
     }
     rows.sort_by_key(|row| row.origin);
-    Ok(Reachable { epoch: newest.epoch, rows })
+    Ok(Reachable { epoch: *epoch, rows })
 }
