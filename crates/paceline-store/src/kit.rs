@@ -37,11 +37,13 @@ pub(crate) fn is_unfinished_name(name: &str) -> bool {
     name.strip_suffix(UNFINISHED).is_some_and(is_database_name)
 }
 
-/// Whether the maker of an unfinished database is gone.
+/// Whether the maker of an unfinished database is gone. An empty one may be of a maker that has not locked it yet, and
+/// costs nothing; it is written under the lock only.
 pub(crate) fn is_abandoned(path: &Path) -> bool {
     // Closed again before a maker in this process can give the file its name and lock it through SQLite.
     let _gate = Gate::enter();
-    File::open(path).is_ok_and(|f| f.try_lock().is_ok())
+    let written = |file: &File| file.metadata().is_ok_and(|about| about.len() > 0);
+    File::open(path).is_ok_and(|file| written(&file) && file.try_lock().is_ok())
 }
 
 /// Makes the database at `path` with its tables, its reserve and its log, flushed together with the directory.
