@@ -2,9 +2,7 @@
 //! lives through reconnects, and [`route`]s that turn messages into changes of the group's state.
 
 pub mod backoff;
-pub mod condition;
 pub mod connection;
-pub mod path;
 pub mod pattern;
 pub mod protocol;
 pub mod random;
@@ -12,3 +10,5 @@ pub mod route;
 mod shape;
 pub mod template;
 pub mod websocket;
+
+pub use paceline_query::{condition, path};

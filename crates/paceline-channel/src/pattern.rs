@@ -3,9 +3,7 @@
 
 use std::fmt;
 
-use paceline_query::key::segment_of_text;
-
-use crate::{condition::Bindings, template::name_len};
+use paceline_query::{condition::Bindings, key::segment_of_text, pattern::name_len};
 
 /// A parsed pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,9 +4,10 @@
 
 use std::fmt;
 
+use paceline_query::{condition::Bindings, pattern::name_len};
 use serde_json::Value;
 
-use crate::{condition::Bindings, protocol::Secret};
+use crate::protocol::Secret;
 
 /// Characters of a name: `[a-z0-9][a-z0-9_-]{0,63}`.
 const NAME_MAX: usize = 64;
@@ -216,15 +217,6 @@ impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Template({self})")
     }
-}
-
-/// Bytes of the name that `text` begins with.
-pub(crate) fn name_len(text: &str) -> usize {
-    let is_first = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    if !text.bytes().next().is_some_and(is_first) {
-        return 0;
-    }
-    text.bytes().take_while(|byte| is_first(*byte) || matches!(byte, b'_' | b'-')).count()
 }
 
 /// The placeholder whose brace is at `open`, and where the text goes on; `None` = the brace is text.

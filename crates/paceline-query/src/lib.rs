@@ -1,8 +1,10 @@
 //! The pure data layer: query keys and patches. Values are JSON; the group protocol below sees bytes only.
 
+pub mod condition;
 pub mod key;
 pub mod number;
 pub mod patch;
+pub mod path;
 pub mod pattern;
 
 #[doc(hidden)]

@@ -153,10 +153,16 @@ impl fmt::Display for KeyPattern {
 }
 
 fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 64 && name_len(name) == name.len()
+}
+
+/// Bytes of the name that `text` begins with: `[a-z0-9][a-z0-9_-]*`; zero where it begins with none.
+pub fn name_len(text: &str) -> usize {
     let is_first = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    name.len() <= 64
-        && name.bytes().next().is_some_and(is_first)
-        && name.bytes().all(|byte| is_first(byte) || matches!(byte, b'_' | b'-'))
+    if !text.bytes().next().is_some_and(is_first) {
+        return 0;
+    }
+    text.bytes().take_while(|byte| is_first(*byte) || matches!(byte, b'_' | b'-')).count()
 }
 
 #[cfg(test)]

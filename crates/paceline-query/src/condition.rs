@@ -5,12 +5,12 @@
 
 use std::{cmp::Ordering, collections::BTreeMap, fmt, str::FromStr};
 
-use paceline_query::number;
 use serde_json::Value;
 
 use crate::{
+    number,
     path::{Path, PathError},
-    template::name_len,
+    pattern::name_len,
 };
 
 /// Nesting of `any`.
