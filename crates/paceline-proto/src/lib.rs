@@ -10,6 +10,7 @@
 pub mod connection;
 pub mod election;
 pub mod event;
+pub mod fetch;
 pub mod follower;
 pub mod hub;
 pub mod id;

@@ -6,10 +6,12 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 /// Nanoseconds on a clock of the machine that never goes back and counts suspend (`CLOCK_BOOTTIME` on Linux).
 ///
 /// Comparable between processes of one boot, but no rule that keeps data safe compares it across processes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Time(pub u64);
 
 impl Time {

@@ -1,11 +1,13 @@
 //! The pure data layer: query keys and patches. Values are JSON; the group protocol below sees bytes only.
 
 pub mod condition;
+pub mod engine;
 pub mod key;
 pub mod number;
 pub mod patch;
 pub mod path;
 pub mod pattern;
+pub mod rules;
 
 #[doc(hidden)]
 pub use serde_json::json as __json;

@@ -1,0 +1,5 @@
+//! The query engine of an owner.
+
+mod types;
+
+pub use types::*;

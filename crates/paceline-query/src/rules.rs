@@ -1,0 +1,237 @@
+//! Rules for keys: when a value is stale, what refetches it, how often it is polled, what it depends on.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::Value;
+
+use crate::{condition::Condition, pattern::KeyPattern};
+
+/// When a value turns stale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Staleness {
+    /// At this age.
+    After(Duration),
+    /// Time never makes it stale; an invalidation does.
+    Never,
+    /// At once: every trigger refetches it.
+    Always,
+    /// Never, not even by an invalidation.
+    Static,
+}
+
+/// Which triggers refetch a stale value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Triggers {
+    /// A session subscribes.
+    pub subscribe: bool,
+    /// A session gains focus, or is seen again.
+    pub focus: bool,
+    /// The network is back.
+    pub reconnect: bool,
+}
+
+/// Whether requests wait for the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// Nothing is asked while offline.
+    Online,
+    /// The network is of no importance.
+    Always,
+    /// One attempt is made in any case; retries wait for the network.
+    OfflineFirst,
+}
+
+/// Attempts of a fetch that somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// Retries after the first attempt.
+    pub times: u32,
+    /// Bound of the first delay; it doubles with each failure.
+    pub base: Duration,
+    /// Bound of any delay.
+    pub cap: Duration,
+    /// Draws each delay evenly below its bound; else the bound is the delay.
+    pub jitter: bool,
+}
+
+/// When a key is polled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PollMode {
+    /// On time, whatever is pushed.
+    Independent,
+    /// Only while the channel that feeds it is not healthy.
+    Fallback,
+    /// Only for sessions that show it and whose users are not idle.
+    Smart,
+}
+
+/// What a polling rule says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PollStep {
+    /// Again after so long.
+    Every(Duration),
+    /// Not again, until the value changes.
+    Stop,
+    /// Ever more seldom, until focus, a reconnect or a manual refetch.
+    BackOff,
+}
+
+/// How a key is polled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Poll {
+    /// When.
+    pub mode: PollMode,
+    /// The first that holds counts.
+    pub rules: Vec<(Condition, PollStep)>,
+    /// Where none holds.
+    pub otherwise: PollStep,
+    /// The interval while no session is visible; `None` = not then.
+    pub background: Option<Duration>,
+    /// In the smart mode, a session without activity for so long does not count.
+    pub idle_after: Duration,
+    /// The least interval while the battery of every eligible session is low.
+    pub low_battery: Option<Duration>,
+}
+
+/// The service that keeps active values fresh in the background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refresh {
+    /// A value is looked at again so long after the last attempt.
+    pub check_interval: Duration,
+    /// Most refreshes at a time.
+    pub concurrent: usize,
+    /// Most refreshes of one look.
+    pub batch: usize,
+    /// A failed refresh is tried again after so long.
+    pub retry_interval: Duration,
+    /// Retries of a refresh.
+    pub max_retries: u32,
+}
+
+/// What makes a resource stale along with it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Dependency {
+    /// A key and those under it. `{name}` in a segment stands for what the dependent's own key binds, or for any segment
+    /// where it binds none.
+    Key(Vec<Value>),
+    /// Every resource with this tag, and the tag itself.
+    Tag(Arc<str>),
+}
+
+/// Who fetches.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Source {
+    /// Nobody: values are pushed or set.
+    None,
+    /// A request that any session with this configuration can make; asked of this server.
+    Server(Arc<str>),
+    /// A closure of the sessions that registered it.
+    Closure,
+}
+
+/// A resource: named rules for the keys of a pattern. What it leaves open comes from less specific resources of the same key,
+/// then from [`Defaults`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resource {
+    /// Its name, or `NAME.ACTION`.
+    pub name: Arc<str>,
+    /// Its keys.
+    pub pattern: KeyPattern,
+    /// When its values turn stale.
+    pub stale: Option<Staleness>,
+    /// A value that nobody subscribes to is removed after so long; `Duration::MAX` = never.
+    pub gc: Option<Duration>,
+    /// What refetches a stale value.
+    pub refetch_on: Option<Triggers>,
+    /// Whether requests wait for the network.
+    pub network: Option<NetworkMode>,
+    /// Attempts.
+    pub retry: Option<Retry>,
+    /// Tags to invalidate it by.
+    pub tags: Vec<Arc<str>>,
+    /// What it depends on.
+    pub depends_on: Vec<Dependency>,
+    /// Who fetches it.
+    pub source: Option<Source>,
+    /// An attempt is given to another session after so long.
+    pub deadline: Option<Duration>,
+    /// How it is polled.
+    pub poll: Option<Poll>,
+    /// Kept fresh while no session is visible.
+    pub critical: bool,
+    /// A fetch is given up when nobody looks at the key any more.
+    pub cancellable: bool,
+}
+
+/// What holds where no resource says otherwise.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Defaults {
+    /// See [`Resource::stale`].
+    pub stale: Staleness,
+    /// See [`Resource::gc`].
+    pub gc: Duration,
+    /// See [`Resource::refetch_on`].
+    pub refetch_on: Triggers,
+    /// See [`Resource::network`].
+    pub network: NetworkMode,
+    /// See [`Resource::retry`].
+    pub retry: Retry,
+    /// See [`Resource::deadline`].
+    pub deadline: Duration,
+    /// The refresh service.
+    pub refresh: Refresh,
+    /// Triggers within this time are one.
+    pub debounce: Duration,
+    /// Invalidations are gathered until so long after the last one.
+    pub batch_window: Duration,
+}
+
+impl Default for Defaults {
+    /// The defaults of the configuration language.
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            stale: Staleness::Always,
+            gc: seconds(300),
+            refetch_on: Triggers { subscribe: true, focus: true, reconnect: true },
+            network: NetworkMode::Online,
+            retry: Retry { times: 3, base: seconds(1), cap: seconds(30), jitter: true },
+            deadline: seconds(30),
+            refresh: Refresh {
+                check_interval: seconds(30),
+                concurrent: 3,
+                batch: 5,
+                retry_interval: seconds(60),
+                max_retries: 3,
+            },
+            debounce: seconds(1),
+            batch_window: Duration::from_millis(100),
+        }
+    }
+}
+
+/// What one session asks for a key beyond its resource's rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// When the value is stale for this session.
+    pub stale: Option<Staleness>,
+    /// The value is kept so long after this session went.
+    pub gc: Option<Duration>,
+    /// What refetches it for this session.
+    pub refetch_on: Option<Triggers>,
+    /// Polled so often; `Some(None)` = not for this session.
+    pub poll: Option<Option<Duration>>,
+    /// Polled also while no session is visible.
+    pub poll_in_background: Option<bool>,
+    /// The session shows it right now; decides in the smart mode. `None` counts as shown.
+    pub on_screen: Option<bool>,
+}
+
+/// What the fetcher of a value knows about this value in particular: functions of the data, evaluated where they live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Hints {
+    /// When this value is stale.
+    pub stale: Option<Staleness>,
+    /// How it is polled from here on.
+    pub poll: Option<PollStep>,
+}
