@@ -3,6 +3,7 @@
 pub mod condition;
 pub mod engine;
 pub mod key;
+pub mod limits;
 pub mod number;
 pub mod patch;
 pub mod path;

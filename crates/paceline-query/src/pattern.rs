@@ -76,9 +76,7 @@ impl KeyPattern {
             let read = match segment {
                 Value::String(text) if text == ".." => return Err(KeyPatternError::Open),
                 Value::String(text) if text.contains(['{', '}']) => {
-                    let name = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
-                    let name = name.filter(|name| is_name(name));
-                    let name = name.ok_or_else(|| KeyPatternError::Name(text.clone()))?;
+                    let name = name_in_braces(text).ok_or_else(|| KeyPatternError::Name(text.clone()))?;
                     if pattern.names().any(|bound| bound == name) {
                         return Err(KeyPatternError::Twice(name.to_owned()));
                     }
@@ -152,7 +150,13 @@ impl fmt::Display for KeyPattern {
     }
 }
 
-fn is_name(name: &str) -> bool {
+/// The name that a segment `{name}` is.
+pub(crate) fn name_in_braces(text: &str) -> Option<&str> {
+    text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).filter(|name| is_name(name))
+}
+
+/// Whether it is a name: `[a-z0-9][a-z0-9_-]{0,63}`.
+pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 64 && name_len(name) == name.len()
 }
 

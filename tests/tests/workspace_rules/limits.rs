@@ -9,8 +9,9 @@ const DOCUMENT: &str = "docs/LIMITS.md";
 const EVENTS: &str = "crates/paceline-proto/src/event.rs";
 
 /// Files whose constants are all bounds, and those of whose constants the named ones are.
-const SOURCES: [(&str, &[&str]); 7] = [
+const SOURCES: [(&str, &[&str]); 8] = [
     ("crates/paceline-proto/src/limits.rs", &[]),
+    ("crates/paceline-query/src/limits.rs", &[]),
     ("crates/paceline-store/src/limits.rs", &[]),
     ("crates/paceline-runtime/src/shell.rs", &["MAILBOX"]),
     ("crates/paceline-runtime/src/replica.rs", &["EVENT_QUEUE", "EVENT_QUEUE_BYTES"]),

@@ -1,0 +1,10 @@
+//! Every bound of the data layer, with its reason.
+
+use std::time::Duration;
+
+/// Rules of one resource on the wire, bytes: hundreds of tags and polling rules, and a sixteenth of a frame.
+pub const RULES_MAX: usize = 64 << 10;
+/// The shortest interval of polling, deadline of a fetch and delay before a retry: nothing runs in a busy loop.
+pub const INTERVAL_MIN: Duration = Duration::from_millis(1);
+/// Retries of a fetch that somebody waits for: with a second between them, longer than anybody waits.
+pub const RETRIES_MAX: u32 = 100;
