@@ -102,3 +102,10 @@ pub const COMMIT_MAX: usize = 1024;
 pub const DISK_CAP: u64 = 256 << 20;
 /// Space reserved in a kit so that a full disk does not block a takeover.
 pub const KIT_RESERVE: usize = 1 << 20;
+
+/// Fetches that one session runs at a time; connections to servers and commands are few on purpose.
+pub const FETCHES_RUNNING: usize = 32;
+/// Fetches that one session holds, running and waiting for their turn.
+pub const FETCHES_MAX: usize = 4096;
+/// Bytes of a validator, of hints, and of the words of a failure: a part of `HEADER_MAX`.
+pub const FETCH_TEXT_MAX: usize = 4 << 10;

@@ -1,11 +1,13 @@
 //! Actor shells that run the pure machines on one thread of a session.
 //!
 //! A session's runtime is one thread with one actix arbiter. On it live the actors **Election** (`election.rs`), **Hub**
-//! (`hub.rs`), **Follower** (`follower.rs`), **Socket** (`socket.rs`) and **Outbox** (`outbox.rs`), each a shell
-//! (`shell.rs`) over a pure machine. Other threads hold a [`Runtime`], read the [`replica::Replica`] and send messages.
+//! (`hub.rs`), **Follower** (`follower.rs`), **Socket** (`socket.rs`), **Outbox** (`outbox.rs`) and **Fetcher** (`fetcher.rs`), each a shell
+//! (`shell.rs`), most over a pure machine. Other threads hold a [`Runtime`], read the [`replica::Replica`] and send messages.
 
 mod death;
 mod election;
+#[cfg_attr(not(test), expect(dead_code, reason = "no owner asks for a fetch yet"))]
+pub mod fetcher;
 mod fold;
 mod follower;
 mod hub;
