@@ -8,6 +8,7 @@ pub mod number;
 pub mod patch;
 pub mod path;
 pub mod pattern;
+pub mod resources;
 pub mod rules;
 
 #[doc(hidden)]

@@ -8,3 +8,7 @@ pub const RULES_MAX: usize = 64 << 10;
 pub const INTERVAL_MIN: Duration = Duration::from_millis(1);
 /// Retries of a fetch that somebody waits for: with a second between them, longer than anybody waits.
 pub const RETRIES_MAX: u32 = 100;
+/// Resources of a group: more than an application names, and few enough to look through for a new key.
+pub const RESOURCES_MAX: usize = 4096;
+/// Keys whose merged rules are remembered; past it all are worked out again.
+pub const RULES_KEPT: usize = 65_536;

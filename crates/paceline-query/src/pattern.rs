@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use paceline_proto::id::Key;
 use serde_json::Value;
 
 use crate::{
@@ -117,6 +118,20 @@ impl KeyPattern {
         Some(bound)
     }
 
+    /// The canonical bytes that all its keys begin with: those of its literal segments in front of the first name.
+    pub fn prefix(&self) -> Key {
+        let literals: Vec<Value> = self
+            .segments
+            .iter()
+            .map_while(|segment| match segment {
+                Segment::Literal(literal) => Some(literal.clone()),
+                Segment::Name(_) => None,
+            })
+            .collect();
+        // Each literal was found to be a segment; together they may be too long for any key, and then there is none.
+        QueryKey::new(&literals).map(Key::from).unwrap_or_default()
+    }
+
     /// How exactly it names keys; of two patterns of one key the greater one counts.
     pub fn specificity(&self) -> Specificity {
         let segments = self.segments.len();
@@ -203,6 +218,14 @@ mod tests {
         assert!(pattern(json!(["a", "{x}"])).is_same(&pattern(json!(["a", "{y}"]))));
         assert!(!pattern(json!(["a", "{x}"])).is_same(&pattern(json!(["a", "x"]))));
         assert!(!pattern(json!(["a", ".."])).is_same(&pattern(json!(["a"]))));
+    }
+
+    #[test]
+    fn all_keys_of_a_pattern_begin_with_its_prefix() {
+        let prefix = |segments| pattern(segments).prefix();
+        assert_eq!(prefix(json!(["a", 7.0, "{x}", "b", ".."])), key!["a", 7].to_key());
+        assert_eq!(prefix(json!(["{x}", "b"])), Key::default());
+        assert_eq!(prefix(json!(["a", ".."])), key!["a"].to_key());
     }
 
     #[test]
