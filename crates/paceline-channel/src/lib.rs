@@ -5,10 +5,10 @@ pub mod backoff;
 pub mod connection;
 pub mod pattern;
 pub mod protocol;
-pub mod random;
 pub mod route;
 mod shape;
 pub mod template;
 pub mod websocket;
 
+pub use paceline_proto::random;
 pub use paceline_query::{condition, path};
