@@ -22,7 +22,10 @@ pub enum Cause {
     /// A fetch of this engine: answers [`Effect::Install`] and [`Effect::Touch`].
     Fetch,
     /// A whole value from an upstream.
-    Push,
+    Push {
+        /// It has a version: the hub decides between it and a response that has one too.
+        versioned: bool,
+    },
     /// A whole value or a part of it by a session, or a part of it by an upstream: a fetch that began before does not know it.
     Write,
 }
@@ -181,12 +184,15 @@ pub enum Ask {
     },
 }
 
+/// Failures that an [`Answer::Refetched`] shows: enough to see what is wrong, and far from a frame's bound.
+pub const FAILURES_SHOWN: usize = 16;
+
 /// Answers.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     /// To [`Ask::Fetch`].
     Fetched(Fetched),
-    /// To [`Ask::Refetch`]: how many were fetched, and the failures, at most `FAILURES_SHOWN` of them in full.
+    /// To [`Ask::Refetch`]: how many were fetched, and the failures, at most [`FAILURES_SHOWN`] of them in full.
     Refetched {
         /// With a new value.
         ok: u64,
@@ -308,6 +314,26 @@ pub enum Note {
     },
     /// Upstreams can, or cannot, be reached.
     Online(bool),
+    /// Two sessions declare different rules under one name; those of the first count.
+    RulesConflict {
+        /// The resource.
+        resource: Arc<str>,
+        /// Who declared it now.
+        session: SessionId,
+        /// The digest of what it declared.
+        ignored: u64,
+        /// Who did first.
+        first: SessionId,
+        /// The digest of the rules that count.
+        counts: u64,
+    },
+    /// The group has as many resources as it may have; this one has no effect.
+    ResourcesFull {
+        /// The resource.
+        resource: Arc<str>,
+        /// Who declared it.
+        session: SessionId,
+    },
     /// A server asked everybody to wait.
     RetryAfter {
         /// The server, or the resource.

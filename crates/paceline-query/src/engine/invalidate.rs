@@ -1,0 +1,158 @@
+//! Marks, cascades, and the fetches that follow.
+//!
+//! Three requirements meet here. An invalidation is felt at once while somebody looks (I3), a burst of them costs few
+//! requests (T6), and none is lost (I4):
+//! - The mark is set at once, on the key, on what lies under it, and on what depends on it.
+//! - While the group is active, a key that no invalidation fetched within the window is fetched at once. Those that follow are
+//!   gathered as a set, and fetched a window after the last one; an endless burst waits no longer than
+//!   [`WINDOWS_MAX`] windows.
+//! - While no session is visible all are gathered, and only critical keys are fetched; the others stay marked, and are fetched
+//!   when somebody looks again.
+//!
+//! **Invariant:** a key that is marked stays so until a value comes whose fetch began after the mark, or that is written or
+//! pushed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use paceline_proto::{
+    id::{Key, Trace},
+    time::Time,
+};
+
+use super::{
+    Effect, Engine, RefetchType, Timer,
+    inflight::Wish,
+    seam::{Root, cascade},
+};
+use crate::rules::Staleness;
+
+/// Windows that a burst of invalidations may stretch its gathering to.
+pub const WINDOWS_MAX: u32 = 10;
+
+/// Invalidations whose fetches wait.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    keys: BTreeMap<Key, (RefetchType, Trace)>,
+    /// When the first of them came.
+    since: Time,
+}
+
+impl Gathered {
+    /// The key is fetched when the gathering ends.
+    pub(super) fn holds(&self, key: &Key) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    pub(super) fn forget(&mut self, key: &Key) {
+        self.keys.remove(key);
+    }
+}
+
+impl RefetchType {
+    /// Whether it means a key that somebody subscribes to, or that nobody does.
+    pub(super) const fn takes(self, active: bool) -> bool {
+        match self {
+            Self::Active => active,
+            Self::Inactive => !active,
+            Self::All => true,
+            Self::None => false,
+        }
+    }
+}
+
+impl Engine {
+    pub(super) fn invalidated(
+        &mut self,
+        now: Time,
+        key: &Key,
+        exact: bool,
+        refetch: RefetchType,
+        trace: Trace,
+        out: &mut Vec<Effect>,
+    ) {
+        let own = if exact { vec![key.clone()] } else { self.index.under(key) };
+        let own: BTreeSet<Key> = own.into_iter().filter(|key| self.queries.contains_key(key)).collect();
+        self.mark_all(now, own, &Root::Key { key, exact }, refetch, trace, out);
+    }
+
+    pub(super) fn tag_invalidated(
+        &mut self,
+        now: Time,
+        tag: &Arc<str>,
+        refetch: RefetchType,
+        trace: Trace,
+        out: &mut Vec<Effect>,
+    ) {
+        self.mark_all(now, BTreeSet::new(), &Root::Tag(tag), refetch, trace, out);
+    }
+
+    /// Marks `own`, which the hub marked already, and what depends on the root.
+    fn mark_all(
+        &mut self,
+        now: Time,
+        own: BTreeSet<Key>,
+        root: &Root<'_>,
+        refetch: RefetchType,
+        trace: Trace,
+        out: &mut Vec<Effect>,
+    ) {
+        let reached: BTreeSet<Key> =
+            cascade(&self.resources, &self.index, root).into_iter().filter_map(|line| line.key).collect();
+        let dependents: Vec<Key> = reached.difference(&own).cloned().collect();
+        if !dependents.is_empty() {
+            out.push(Effect::Mark { keys: dependents.clone(), trace });
+        }
+        for key in own.into_iter().chain(dependents) {
+            self.mark(&key);
+            let Some(query) = self.queries.get(&key) else { continue };
+            let meant = refetch.takes(query.is_active()) && query.staleness() != Staleness::Static;
+            if meant && self.can_fetch(query) {
+                self.refetch(now, key, refetch, trace, out);
+            }
+        }
+    }
+
+    fn mark(&mut self, key: &Key) {
+        let Some(query) = self.queries.get_mut(key) else { return };
+        query.invalidated = query.held.is_some();
+        if let Some(late) = query.flight.as_mut().and_then(super::flight::Flight::late) {
+            late.invalidated = true;
+        }
+        self.touch(key);
+    }
+
+    /// Fetches at once, or gathers.
+    fn refetch(&mut self, now: Time, key: Key, refetch: RefetchType, trace: Trace, out: &mut Vec<Effect>) {
+        let window = self.defaults.batch_window;
+        let Some(query) = self.queries.get_mut(&key) else { return };
+        let quiet = query.invalidation_fetched.is_none_or(|at| now.since(at) >= window);
+        if self.strategy.active && quiet && !self.gathered.keys.contains_key(&key) {
+            query.invalidation_fetched = Some(now);
+            return self.want(now, &key, Wish { asker: None, renew: true, trace }, out);
+        }
+        if self.gathered.keys.is_empty() {
+            self.gathered.since = now;
+        }
+        self.gathered.keys.insert(key, (refetch, trace));
+        let latest = self.gathered.since + window * WINDOWS_MAX;
+        self.timers.set(Timer::Batch, Some(latest.min(now + window)));
+    }
+
+    /// The gathering is over.
+    pub(super) fn flush(&mut self, now: Time, out: &mut Vec<Effect>) {
+        for (key, (refetch, trace)) in std::mem::take(&mut self.gathered.keys) {
+            let Some(query) = self.queries.get_mut(&key) else { continue };
+            let awaited = query.flight.as_ref().is_some_and(|flight| flight.is_asked());
+            let worth = self.strategy.active || query.rules.critical || awaited;
+            if query.is_stale(now) && refetch.takes(query.is_active()) && worth {
+                query.invalidation_fetched = Some(now);
+                let renew = query.flight.as_ref().and_then(|flight| flight.running());
+                let renew = renew.is_some_and(|attempt| attempt.late.invalidated);
+                self.want(now, &key, Wish { asker: None, renew, trace }, out);
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Subscriptions, and the life of a key that nobody needs.
+//!
+//! **Invariant:** a value is removed only when no session subscribes to the key, none fetches it, and the longest gc time of
+//! those who did has passed. What one session drops is not removed from under another.
+
+use std::sync::Arc;
+
+use paceline_proto::{
+    id::{Key, SessionId, Trace},
+    time::Time,
+};
+
+use super::{Effect, Engine, Note, query::Held};
+use crate::{
+    resources::Declared,
+    rules::{Options, Resource},
+};
+
+impl Engine {
+    pub(super) fn observed(
+        &mut self,
+        now: Time,
+        session: SessionId,
+        key: Key,
+        options: Options,
+        out: &mut Vec<Effect>,
+    ) {
+        self.sessions.get(session).keys.insert(key.clone());
+        let query = self.query(&key);
+        let known = query.observers.insert(session, options);
+        query.shown = None;
+        let triggers = options.refetch_on.unwrap_or(query.rules.refetch_on);
+        let missing = query.held.is_none();
+        let wanted = match known {
+            None => missing || (triggers.subscribe && query.is_stale_for(&options, now)),
+            Some(before) => before != options && missing,
+        };
+        self.touch(&key);
+        if wanted {
+            self.want_in_background(now, &key, Trace::NONE, out);
+        }
+    }
+
+    pub(super) fn unobserved(&mut self, now: Time, session: SessionId, key: &Key, out: &mut Vec<Effect>) {
+        self.sessions.get(session).keys.remove(key);
+        self.drop_observer(now, session, key, out);
+    }
+
+    pub(super) fn drop_observer(&mut self, now: Time, session: SessionId, key: &Key, out: &mut Vec<Effect>) {
+        let Some(query) = self.queries.get_mut(key) else { return };
+        let Some(options) = query.observers.remove(&session) else { return };
+        query.keep_until = query.keep_until.max(now + query.gc(Some(&options)));
+        self.touch(key);
+        self.give_up_if_unwanted(now, key, out);
+    }
+
+    /// Nobody needed the value for its gc time.
+    pub(super) fn expired(&mut self, key: &Key, out: &mut Vec<Effect>) {
+        let Some(query) = self.queries.get(key) else { return };
+        if query.held.is_some() {
+            out.push(Effect::Remove { key: key.clone() });
+        }
+        self.forget(key);
+        self.touch(key);
+    }
+
+    pub(super) fn forget(&mut self, key: &Key) {
+        self.queries.remove(key);
+        self.index.remove(key);
+        self.paused.remove(key);
+        self.gathered.forget(key);
+    }
+
+    /// The key lost its value.
+    pub(super) fn removed(&mut self, now: Time, key: &Key, out: &mut Vec<Effect>) {
+        let Some(query) = self.queries.get_mut(key) else { return };
+        query.etag = Arc::from("");
+        query.hints = crate::rules::Hints::default();
+        let had: Option<Held> = query.held.take();
+        query.invalidated = false;
+        self.touch(key);
+        if self.nothing_installed(now, key, out) || had.is_none() {
+            return;
+        }
+        let Some(query) = self.queries.get_mut(key) else { return };
+        if let Some(late) = query.flight.as_mut().and_then(super::flight::Flight::late) {
+            late.written = true;
+        }
+        if query.is_active() {
+            self.want_in_background(now, key, Trace::NONE, out);
+        }
+    }
+
+    pub(super) fn declared(
+        &mut self,
+        now: Time,
+        session: SessionId,
+        resource: Arc<Resource>,
+        fetches: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let (name, prefix) = (resource.name.clone(), resource.pattern.prefix());
+        self.sessions.get(session).prefixes.insert(prefix.clone());
+        let first = fetches && self.resources.fetchers(&name).next().is_none();
+        let generation = self.resources.generation();
+        match self.resources.declare(session, resource, fetches) {
+            Declared::Changed | Declared::Known => {}
+            Declared::Conflict { first, counts, ignored } => {
+                let note = Note::RulesConflict { resource: name, session, ignored, first, counts };
+                out.push(Effect::Note(note));
+            }
+            Declared::Full => out.push(Effect::Note(Note::ResourcesFull { resource: name, session })),
+        }
+        if self.resources.generation() != generation {
+            self.rules_changed(&prefix);
+        }
+        if first {
+            self.fetcher_came(now, &prefix, out);
+        }
+    }
+
+    /// The keys under a prefix may have other rules now.
+    pub(super) fn rules_changed(&mut self, prefix: &Key) {
+        for key in self.index.under(prefix) {
+            let rules = self.resources.rules(&key);
+            if let Some(query) = self.queries.get_mut(&key)
+                && query.rules != rules
+            {
+                query.rules = rules;
+                self.touch(&key);
+            }
+        }
+    }
+}
