@@ -195,6 +195,38 @@ impl fmt::Debug for QueryKey {
     }
 }
 
+/// The canonical bytes of each segment. Bytes that are none of a key are one last segment.
+pub(crate) fn segments_of(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (segment, rest) = bytes.split_at_checked(segment_len(bytes)?)?;
+        bytes = rest;
+        Some(segment)
+    })
+}
+
+/// Length of the segment that the bytes begin with; `None` where there are no bytes.
+fn segment_len(bytes: &[u8]) -> Option<usize> {
+    let (mut at, mut depth) = (0_usize, 0_usize);
+    bytes.first()?;
+    loop {
+        // Where there is no such segment, the rest is one.
+        let Some(tag) = bytes.get(at) else { return Some(bytes.len()) };
+        at += 1;
+        match *tag {
+            ARRAY | OBJECT => depth += 1,
+            END => depth = depth.saturating_sub(1),
+            NUMBER | STRING => {
+                let mut reader = Reader { bytes, at };
+                at = if reader.text_bytes().is_ok() { reader.at } else { bytes.len() };
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+}
+
 fn write(value: &Value, depth: usize, out: &mut Vec<u8>) -> Result<(), KeyError> {
     if depth > DEPTH_MAX {
         return Err(KeyError::TooDeep);
@@ -307,6 +339,11 @@ impl Reader<'_> {
 
     fn text(&mut self) -> Result<&str, KeyError> {
         let at = self.at;
+        std::str::from_utf8(self.text_bytes()?).map_err(|_| KeyError::Bytes(at))
+    }
+
+    fn text_bytes(&mut self) -> Result<&[u8], KeyError> {
+        let at = self.at;
         let mut len = 0_usize;
         for shift in (0..28).step_by(7) {
             let byte = self.byte()?;
@@ -314,7 +351,7 @@ impl Reader<'_> {
             if byte & 0x80 == 0 {
                 let text = self.bytes.get(self.at..self.at + len).ok_or(KeyError::Bytes(at))?;
                 self.at += len;
-                return std::str::from_utf8(text).map_err(|_| KeyError::Bytes(at));
+                return Ok(text);
             }
         }
         Err(KeyError::Bytes(at))
@@ -415,6 +452,16 @@ mod tests {
             let read = QueryKey::from_key(&Key::copy_from(&bytes)).map(drop);
             assert_eq!(read, expected, "{}", bytes.escape_ascii());
         }
+    }
+
+    #[test]
+    fn bytes_are_cut_into_segments_and_foreign_ones_are_one() {
+        let cut = |bytes: &[u8]| segments_of(bytes).map(<[u8]>::len).collect::<Vec<_>>();
+        let whole = key!["a", 7, null, { "b": [true, [], {}] }, [[1], 2]].to_key();
+        assert_eq!(cut(&whole.0), [3, 3, 1, 12, 10]);
+        assert_eq!(cut(&[STRING, 9, b'x']), [3]);
+        assert_eq!(cut(&[NULL, ARRAY, NULL]), [1, 2]);
+        assert!(cut(&[]).is_empty());
     }
 
     #[test]

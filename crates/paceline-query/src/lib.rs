@@ -2,6 +2,8 @@
 
 pub mod condition;
 pub mod engine;
+pub mod filter;
+pub mod index;
 pub mod key;
 pub mod limits;
 pub mod number;
