@@ -282,7 +282,7 @@ fn write_value(setting: Setting, name: &str, bindings: &Bindings, out: &mut Stri
 }
 
 /// RFC 3986: everything but unreserved characters.
-pub(crate) fn percent_encode(text: &str) -> String {
+pub fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {

@@ -56,6 +56,7 @@ const KEPT: &[(&str, &str, Option<&str>)] = &[
     ("actix-rt", "paceline-runtime", None),
     ("bincode", "paceline-ipc", Some("codec.rs")),
     ("interprocess", "paceline-ipc", Some("socket.rs")),
+    ("reqwest", "paceline-upstream", Some("http.rs")),
     ("rusqlite", "paceline-store", None),
     ("rustls", "paceline-upstream", None),
 ];

@@ -1,0 +1,393 @@
+//! Declared HTTP requests that fetch a value.
+//!
+//! Where a request goes is decided by the declaration alone: names are filled in percent-encoded behind the host,
+//! redirects to another origin and proxies of the environment are not followed. Secrets stand in headers and form fields,
+//! which nothing shows.
+
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use paceline_channel::{
+    protocol::Secret,
+    template::{FillError, Template, Vault, percent_encode},
+};
+use paceline_proto::{
+    fetch::{FailureKind, FetchFailure, FetchOutcome},
+    id::{Trace, Version},
+    limits::VALUE_MAX,
+};
+use paceline_query::condition::Bindings;
+use reqwest::{
+    Client, Response, StatusCode, Url,
+    header::{self, HeaderMap, HeaderName, HeaderValue},
+    redirect,
+};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tokio::sync::OnceCell;
+
+use crate::{
+    fetch::{FetchContext, Fetcher, Fetching, failure},
+    tls,
+};
+
+pub use reqwest::Method;
+
+/// Look-up, connect and TLS together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Idle connections kept per server: one for the background, one for who waits.
+const IDLE_MAX: usize = 2;
+/// Redirects followed within an origin.
+const REDIRECTS_MAX: usize = 5;
+/// Bytes of an answer without success that are kept for who asked.
+const DETAIL_MAX: usize = 16 << 10;
+/// Longest wait that a server can ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Connections to servers, shared by the fetchers of a session. Connects to nobody before the first request.
+#[derive(Clone, Default)]
+pub struct HttpClient(Arc<Clients>);
+
+#[derive(Default)]
+struct Clients {
+    plain: OnceCell<Client>,
+    secure: OnceCell<Client>,
+}
+
+/// A request for the values of one resource.
+#[derive(Clone)]
+pub struct HttpRequest {
+    /// Its name, for errors.
+    pub resource: String,
+    /// The method.
+    pub method: Method,
+    /// `http://` or `https://`, host, and what stands before every path.
+    pub base: String,
+    /// Path behind it.
+    pub path: Template,
+    /// Parameters of the URL.
+    pub query: Vec<(String, Template)>,
+    /// Fields of the form that is sent, if there are any.
+    pub form: Vec<(String, Template)>,
+    /// Headers; of two of the same name the later one counts.
+    pub headers: Vec<(String, Template)>,
+    /// Asks only for what changed, if the value that is held came with a validator.
+    pub etag: bool,
+    /// The answer must be there by then.
+    pub timeout: Duration,
+}
+
+/// Makes a declared request.
+#[derive(Clone)]
+pub struct HttpFetcher {
+    request: Arc<HttpRequest>,
+    vault: Arc<dyn Vault + Send + Sync>,
+    client: HttpClient,
+}
+
+impl HttpFetcher {
+    /// A fetcher that makes `request` over the connections of `client`, with secrets of `vault`.
+    pub fn new(request: HttpRequest, vault: Arc<dyn Vault + Send + Sync>, client: HttpClient) -> Self {
+        Self { request: Arc::new(request), vault, client }
+    }
+}
+
+impl Fetcher for HttpFetcher {
+    fn fetch(&self, context: FetchContext) -> Fetching {
+        let this = self.clone();
+        Box::pin(async move { this.run(&context).await.unwrap_or_else(FetchOutcome::Failed) })
+    }
+}
+
+impl fmt::Debug for HttpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpClient").finish_non_exhaustive()
+    }
+}
+
+impl HttpClient {
+    async fn get(&self, secure: bool) -> Result<&Client, String> {
+        if secure {
+            let make = async {
+                // Reads the system's roots, some milliseconds the first time.
+                let config = tokio::task::spawn_blocking(tls::client_config).await;
+                client((*config.map_err(|error| error.to_string())??).clone())
+            };
+            self.0.secure.get_or_try_init(|| make).await
+        } else {
+            let make = async {
+                let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                    .with_safe_default_protocol_versions()
+                    .map_err(|error| error.to_string())?
+                    .with_root_certificates(RootCertStore::empty())
+                    .with_no_client_auth();
+                client(config)
+            };
+            self.0.plain.get_or_try_init(|| make).await
+        }
+    }
+}
+
+fn client(tls: ClientConfig) -> Result<Client, String> {
+    let same_origin = redirect::Policy::custom(|attempt| {
+        let from = attempt.previous().first().map(Url::origin);
+        if from != Some(attempt.url().origin()) {
+            attempt.stop()
+        } else if attempt.previous().len() > REDIRECTS_MAX {
+            attempt.error(format!("more than {REDIRECTS_MAX} redirects"))
+        } else {
+            attempt.follow()
+        }
+    });
+    Client::builder()
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .redirect(same_origin)
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .user_agent(concat!("paceline/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_MAX)
+        .build()
+        .map_err(|error| format!("the HTTP client cannot be set up: {}", cause(&error)))
+}
+
+impl HttpFetcher {
+    async fn run(&self, context: &FetchContext) -> Result<FetchOutcome, FetchFailure> {
+        let call = Call::new(&self.request, context, &*self.vault)?;
+        let exchange = async {
+            let client = self
+                .client
+                .get(call.url.scheme() == "https")
+                .await
+                .map_err(|why| call.failed(FailureKind::Network, &why))?;
+            let mut request =
+                client.request(call.method.clone(), call.url.clone()).headers(call.headers.clone());
+            if let Some(form) = &call.form {
+                request = request.body(form.reveal().to_owned());
+            }
+            let response = request.send().await.map_err(|error| call.broken(&error))?;
+            call.read(response).await
+        };
+        let timeout = self.request.timeout;
+        tokio::time::timeout(timeout, exchange).await.unwrap_or_else(|_| {
+            let why =
+                format!("no whole answer within {timeout:?}; raise `timeout` if the server needs longer");
+            Err(call.failed(FailureKind::Timeout, &why))
+        })
+    }
+}
+
+/// A request that is filled in.
+struct Call<'a> {
+    resource: &'a str,
+    method: Method,
+    url: Url,
+    headers: HeaderMap,
+    form: Option<Secret>,
+    conditional: bool,
+}
+
+impl<'a> Call<'a> {
+    fn new(
+        request: &'a HttpRequest,
+        context: &FetchContext,
+        vault: &dyn Vault,
+    ) -> Result<Self, FetchFailure> {
+        let invalid = |what: &dyn fmt::Display| {
+            failure(FailureKind::Invalid, format!("fetch {:?}: {what}", request.resource))
+        };
+        let url = url(request, &context.bound).map_err(|error| invalid(&error))?;
+        let fill = |name: &str, template: &Template| {
+            template
+                .fill_secret(&context.bound, vault)
+                .map_err(|error| invalid(&format!("fill {name}: {error}")))
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        for (name, template) in &request.headers {
+            let value = fill(&format!("the header {name}"), template)?;
+            let name = HeaderName::try_from(name.as_str())
+                .map_err(|_| invalid(&format!("{name:?} is no name of a header")))?;
+            let mut value = HeaderValue::try_from(value.reveal()).map_err(|_| {
+                invalid(&format!("the value of the header {name} has characters that are not allowed"))
+            })?;
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+        let etag = request.etag.then(|| HeaderValue::try_from(&*context.etag).ok()).flatten();
+        let etag = etag.filter(|etag| !etag.is_empty());
+        let conditional = etag.is_some();
+        if let Some(etag) = etag {
+            headers.insert(header::IF_NONE_MATCH, etag);
+        }
+        if let Some(parent) = traceparent(context.trace) {
+            headers.insert(HeaderName::from_static("traceparent"), parent);
+        }
+        let mut form = Vec::new();
+        for (name, template) in &request.form {
+            let value = fill(&format!("the field {name}"), template)?;
+            form.push(format!("{}={}", percent_encode(name), percent_encode(value.reveal())));
+        }
+        let form = (!form.is_empty()).then(|| Secret::new(form.join("&")));
+        if form.is_some() {
+            let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+            headers.entry(header::CONTENT_TYPE).or_insert(kind);
+        }
+        let method = request.method.clone();
+        Ok(Self { resource: &request.resource, method, url, headers, form, conditional })
+    }
+
+    async fn read(&self, mut response: Response) -> Result<FetchOutcome, FetchFailure> {
+        let status = response.status();
+        if status == StatusCode::NOT_MODIFIED && self.conditional {
+            return Ok(FetchOutcome::NotModified);
+        }
+        if !status.is_success() {
+            return Err(self.refused(response).await);
+        }
+        let etag = response.headers().get(header::ETAG).and_then(|value| value.to_str().ok());
+        let etag: Arc<str> = etag.unwrap_or_default().into();
+        let too_long = |found: u64| {
+            let why = format!("the answer has {found} bytes or more, at most {VALUE_MAX} are allowed");
+            self.failed(FailureKind::Invalid, &why)
+        };
+        if let Some(length) = response.content_length().filter(|length| *length > VALUE_MAX as u64) {
+            return Err(too_long(length));
+        }
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(&error))? {
+            if body.len() + chunk.len() > VALUE_MAX {
+                return Err(too_long((body.len() + chunk.len()) as u64));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let value = match status {
+            StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT => Bytes::from_static(b"null"),
+            _ => body.freeze(),
+        };
+        if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&value) {
+            let why = format!("{status}, and the answer is not JSON: {error}");
+            let detail = value.slice(..value.len().min(DETAIL_MAX));
+            return Err(FetchFailure { detail, ..self.failed(FailureKind::Invalid, &why) });
+        }
+        Ok(FetchOutcome::Value { value, version: Version::None, etag, hints: Bytes::new() })
+    }
+
+    async fn refused(&self, mut response: Response) -> FetchFailure {
+        let status = response.status();
+        let retry_after = retry_after(response.headers());
+        let mut why = status.to_string();
+        if status.is_redirection()
+            && let Some(to) = response.headers().get(header::LOCATION)
+        {
+            let to = to.to_str().ok().and_then(|to| self.url.join(to).ok());
+            let origin = to
+                .map_or_else(|| "an address that is none".to_owned(), |to| to.origin().ascii_serialization());
+            why += &format!(" to {origin}, which is not followed: name that server in `base` if it is right");
+        }
+        why += match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "; check the credentials in `headers`",
+            StatusCode::NOT_FOUND | StatusCode::GONE => "; check the path and the key",
+            StatusCode::METHOD_NOT_ALLOWED => "; check the method",
+            _ => "",
+        };
+        if let Some(wait) = retry_after {
+            why += &format!("; the server asks to wait {} s", wait.as_secs());
+        }
+        let mut detail = BytesMut::new();
+        // What follows the status is for people: half of it, or none, is no failure of its own.
+        while detail.len() < DETAIL_MAX
+            && let Ok(Some(chunk)) = response.chunk().await
+        {
+            detail.extend_from_slice(&chunk[..chunk.len().min(DETAIL_MAX - detail.len())]);
+        }
+        FetchFailure {
+            retry_after_ms: retry_after.map(|wait| wait.as_millis() as u64),
+            detail: detail.freeze(),
+            ..self.failed(FailureKind::Status(status.as_u16()), &why)
+        }
+    }
+
+    /// The exchange did not come to its end.
+    fn broken(&self, error: &reqwest::Error) -> FetchFailure {
+        let kind = if error.is_timeout() { FailureKind::Timeout } else { FailureKind::Network };
+        self.failed(kind, &cause(error))
+    }
+
+    fn failed(&self, kind: FailureKind, why: &str) -> FetchFailure {
+        let mut shown = self.url.clone();
+        // Parameters may be confidential, and are many.
+        shown.set_query(None);
+        failure(kind, format!("fetch {:?}: {} {shown}: {why}", self.resource, self.method))
+    }
+}
+
+/// Why a URL cannot be made of a request and what is bound.
+#[derive(Debug, thiserror::Error)]
+enum UrlError {
+    #[error("fill {0}: {1}")]
+    Fill(String, FillError),
+    #[error("the path {0:?} leads out of itself; a segment of the key is `.` or `..`")]
+    Dots(String),
+    #[error("the address of the server cannot be used: {0}")]
+    Base(String),
+}
+
+fn url(request: &HttpRequest, bound: &Bindings) -> Result<Url, UrlError> {
+    let path = request.path.fill(bound).map_err(|error| UrlError::Fill("the path".to_owned(), error))?;
+    if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return Err(UrlError::Dots(path));
+    }
+    let mut text = format!("{}{path}", request.base);
+    for (n, (name, template)) in request.query.iter().enumerate() {
+        let fill = |error| UrlError::Fill(format!("the parameter {name}"), error);
+        let value = template.fill(bound).map_err(fill)?;
+        text.push(if n == 0 { '?' } else { '&' });
+        text += &percent_encode(name);
+        text.push('=');
+        literal(&value, &mut text);
+    }
+    Url::parse(&text).map_err(|error| UrlError::Base(error.to_string()))
+}
+
+/// What is filled in is percent-encoded already; of the text around it, what would end the value is.
+fn literal(value: &str, out: &mut String) {
+    for piece in value.split_inclusive(['&', '#', '+', ' ']) {
+        let end = piece.strip_suffix(['&', '#', '+', ' ']).map_or(piece.len(), str::len);
+        out.push_str(&piece[..end]);
+        out.push_str(&percent_encode(&piece[end..]));
+    }
+}
+
+/// As the W3C's Trace Context has it.
+fn traceparent(trace: Trace) -> Option<HeaderValue> {
+    if trace.trace == 0 || trace.span == 0 {
+        return None;
+    }
+    HeaderValue::try_from(format!("00-{:032x}-{:016x}-01", trace.trace, trace.span)).ok()
+}
+
+/// `Retry-After` in seconds, or as a date, which is compared with the server's own clock: no clock of this machine takes
+/// part.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::trim);
+    let value = text(header::RETRY_AFTER)?;
+    let wait = match value.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let until = httpdate::parse_http_date(value).ok()?;
+            let now = httpdate::parse_http_date(text(header::DATE)?).ok()?;
+            until.duration_since(now).unwrap_or_default()
+        }
+    };
+    Some(wait.min(RETRY_AFTER_MAX))
+}
+
+/// The innermost cause; what is around it repeats the URL with its parameters.
+fn cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
