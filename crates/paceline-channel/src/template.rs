@@ -177,7 +177,7 @@ impl Template {
     }
 
     /// The name, when the template is `{name}` and nothing else.
-    pub(crate) fn as_name(&self) -> Option<&str> {
+    pub fn as_name(&self) -> Option<&str> {
         match self.parts.as_slice() {
             [Part::Name(name)] => Some(name),
             _ => None,

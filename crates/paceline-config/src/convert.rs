@@ -9,6 +9,7 @@ use paceline_channel::{
     websocket::{Heartbeat, PositionSpec, WebSocketSpec},
 };
 use paceline_proto::hub::Resume;
+use paceline_query::rules::RulesError;
 
 use crate::{
     config::Config,
@@ -29,7 +30,7 @@ pub struct LiveUpstream {
     pub router: Router,
 }
 
-/// An upstream cannot be made. Nothing changed.
+/// An upstream or a resource cannot be made. Nothing changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
     /// A header or the URL cannot be filled. A retry helps once the secret is there.
@@ -49,6 +50,16 @@ pub enum ConvertError {
         upstream: String,
         /// Why.
         error: RouteError,
+    },
+    /// The rules of a resource are none that a group takes.
+    #[error("{origin}: make the rules of {resource}: {error}")]
+    Rules {
+        /// The resource.
+        resource: String,
+        /// Where it is.
+        origin: Origin,
+        /// Why.
+        error: Box<RulesError>,
     },
 }
 

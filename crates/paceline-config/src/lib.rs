@@ -41,6 +41,7 @@ mod node;
 mod origin;
 mod part;
 mod problem;
+mod queries;
 mod reader;
 pub mod tables;
 mod trust;

@@ -412,7 +412,10 @@ impl Resource {
         for (n, dependency) in self.depends_on.iter().enumerate() {
             let Some(key) = &dependency.key else { continue };
             let at = format!("{}[{n}].key", reader.key_of("depends_on"));
-            for text in texts(key.json()) {
+            let segments = key.json().as_array().map_or(&[][..], Vec::as_slice);
+            for (segment, text) in
+                segments.iter().flat_map(|one| texts(one).into_iter().map(move |text| (one, text)))
+            {
                 let refuse =
                     |what: String| Problem::new(ProblemKind::Reference, &at, key.origin().clone(), what);
                 if text.starts_with('$') && !text.starts_with("$$") {
@@ -425,6 +428,11 @@ impl Resource {
                     reader.report(refuse(format!("{text:?} is no template of a name")));
                     continue;
                 };
+                if text.contains(['{', '}']) && (template.as_name().is_none() || !segment.is_string()) {
+                    let what = format!("{text:?} is neither a text without braces nor a whole segment");
+                    reader.report(refuse(what).fix("fill in a segment as a whole, as \"{id}\""));
+                    continue;
+                }
                 for name in template.names().filter(|name| !bound.contains(name)) {
                     let what = format!("fills in {{{name}}}, and the resource's key does not bind it");
                     reader.report(refuse(what).one_of(name, bound.iter().copied()).fix("name it in `key`"));
