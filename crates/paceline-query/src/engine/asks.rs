@@ -80,7 +80,7 @@ impl Engine {
         let max_wait = match want {
             Want::Fresh { max_wait_ms, .. } => max_wait_ms.map(Duration::from_millis),
             Want::New => {
-                self.asked_by_hand(&key);
+                self.encourage(&key);
                 None
             }
             Want::Prefetch => return self.prefetch(now, id, &key, fresh, trace, out),
@@ -150,7 +150,7 @@ impl Engine {
         let what = What::Refetch { left: keys.clone(), ok: 0, failed: 0, failures: Vec::new() };
         self.asks.insert(id, Asked { session, what });
         for key in keys {
-            self.asked_by_hand(&key);
+            self.encourage(&key);
             self.want(now, &key, Wish { asker: Some(id), renew: true, trace }, out);
         }
         self.answer_refetch_if_done(id, out);
@@ -163,13 +163,6 @@ impl Engine {
             line.refetches = query.is_some_and(|query| query.is_active() && self.can_fetch(query));
         }
         lines
-    }
-
-    /// Somebody asked for a new value: what made polling and refreshing slow does not count any more.
-    fn asked_by_hand(&mut self, key: &Key) {
-        if let Some(query) = self.queries.get_mut(key) {
-            query.refresh_failures = 0;
-        }
     }
 
     /// A caller took the question back.
@@ -256,7 +249,7 @@ impl Engine {
         let held = query.and_then(|query| query.held.clone());
         match (result, held) {
             (Ok(()), Some(held)) => {
-                let stale = query.is_some_and(|query| query.invalidated);
+                let stale = query.is_some_and(|query| query.marked.is_some());
                 Fetched::Value { value: held.value, updated_at: held.at, stale, cached: false }
             }
             (Err(_), Some(held)) if takes_old => {

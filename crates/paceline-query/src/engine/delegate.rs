@@ -16,6 +16,7 @@ use super::{
     flight::{Attempt, Flight, Late, Pause, Step},
     inflight::failure,
     query::Query,
+    refresh::Worth,
 };
 use crate::rules::{NetworkMode, Source};
 
@@ -214,8 +215,17 @@ impl Engine {
         out.push(Effect::Note(super::Note::Online(online)));
         if online {
             for key in self.paused_under(&Key::default(), Pause::Offline) {
-                self.attempt(now, &key, out);
+                // Who waits goes first; what is merely stale comes in turn.
+                let in_turn = |query: &Query| query.is_background() && query.is_active();
+                if self.queries.get(&key).is_some_and(in_turn) {
+                    self.drop_flight(&key);
+                    self.service.queue(&key, Worth::Stale);
+                } else {
+                    self.attempt(now, &key, out);
+                }
             }
+            self.wake_all(now);
+            self.ramp_polls(now);
         }
         self.touch_active();
     }

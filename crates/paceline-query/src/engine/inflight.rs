@@ -28,7 +28,7 @@ pub(super) struct Wish {
 }
 
 impl Query {
-    pub(super) fn is_marked_by_installing(&self) -> bool {
+    pub(super) fn is_installing_marked(&self) -> bool {
         self.flight.as_ref().is_some_and(|flight| matches!(flight.step, Step::Installing { marked: true }))
     }
 }
@@ -95,6 +95,11 @@ impl Engine {
             return;
         }
         self.cancel_attempt(key, out);
+        self.drop_flight(key);
+    }
+
+    /// Ends a flight as if it had never been.
+    pub(super) fn drop_flight(&mut self, key: &Key) {
         if let Some(query) = self.queries.get_mut(key)
             && let Some(flight) = query.flight.take()
         {
@@ -201,23 +206,25 @@ impl Engine {
         let Some(query) = self.queries.get_mut(key) else { return };
         let background = query.is_background();
         let Some(flight) = query.flight.take() else { return };
-        query.failed = result.is_err();
         query.keep_until = query.keep_until.max(now + query.gc(None));
-        match &result {
-            Ok(()) => {
-                query.failures = 0;
-                query.error = None;
-                query.refresh_failures = 0;
-            }
-            Err(failure) => {
-                if !background {
-                    query.error = Some(failure.why.as_str().into());
-                }
-                query.refresh_failures = query.refresh_failures.saturating_add(1);
+        // Without an attempt nothing was learned.
+        if let (Some(began), Err(failure)) = (flight.began, &result) {
+            query.failed = true;
+            query.refresh_failures = query.refresh_failures.saturating_add(1);
+            query.pace.ended(now.since(began), Some(failure.kind));
+            if !background {
+                query.error = Some(failure.why.as_str().into());
             }
         }
-        let took = flight.began.map_or(std::time::Duration::ZERO, |began| now.since(began));
-        if flight.attempts > 0 {
+        if let (Some(began), Ok(())) = (flight.began, &result) {
+            query.failed = false;
+            query.failures = 0;
+            query.error = None;
+            query.refresh_failures = 0;
+            query.pace.ended(now.since(began), None);
+        }
+        if let Some(began) = flight.began {
+            let took = now.since(began);
             self.stats.ended(now, took, result.is_ok(), background);
             out.push(Effect::Note(Note::FetchEnded {
                 key: key.clone(),

@@ -106,7 +106,7 @@ impl Engine {
             out.push(Effect::Mark { keys: dependents.clone(), trace });
         }
         for key in own.into_iter().chain(dependents) {
-            self.mark(&key);
+            self.mark(now, &key);
             let Some(query) = self.queries.get(&key) else { continue };
             let meant = refetch.takes(query.is_active()) && query.staleness() != Staleness::Static;
             if meant && self.can_fetch(query) {
@@ -115,9 +115,9 @@ impl Engine {
         }
     }
 
-    fn mark(&mut self, key: &Key) {
+    fn mark(&mut self, now: Time, key: &Key) {
         let Some(query) = self.queries.get_mut(key) else { return };
-        query.invalidated = query.held.is_some();
+        query.marked = query.marked.or(query.held.as_ref().map(|_| now));
         if let Some(late) = query.flight.as_mut().and_then(super::flight::Flight::late) {
             late.invalidated = true;
         }

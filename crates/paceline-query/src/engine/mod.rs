@@ -14,6 +14,9 @@
 //! | `delegate.rs` | which session makes an attempt, and for how long |
 //! | `retry.rs` | what follows a failure; servers that ask everybody to wait |
 //! | `invalidate.rs` | marks, cascades, and the fetches that follow |
+//! | `triggers.rs` | focus, return, reconnect |
+//! | `refresh.rs` | the service that keeps active values fresh, and the lane for crowds |
+//! | `poll.rs` | one polling timer per key |
 //! | `strategy.rs` | presence of the sessions, and what the group makes of it |
 //! | `timers.rs` | all deadlines in one ordered set |
 //!
@@ -26,12 +29,15 @@ mod flight;
 mod inflight;
 mod invalidate;
 mod observe;
+mod poll;
 mod query;
+mod refresh;
 mod retry;
 mod seam;
 mod stats;
 mod strategy;
 mod timers;
+mod triggers;
 mod types;
 
 use std::{
@@ -55,10 +61,12 @@ pub use types::*;
 use asks::Asked;
 use invalidate::Gathered;
 use query::{Held, Query};
+use refresh::{Service, Worth};
 use retry::Limit;
 use seam::Index;
 use strategy::{Sessions, Strategy};
 use timers::{Timer, Timers};
+use triggers::Woken;
 
 /// What an owner begins its reign with.
 #[derive(Debug, Clone)]
@@ -112,6 +120,11 @@ pub struct Engine {
     paused: BTreeSet<Key>,
     limits: BTreeMap<Limit, Time>,
     gathered: Gathered,
+    woken: Woken,
+    service: Service,
+    /// Resources whose channel is healthy.
+    healthy: BTreeSet<Arc<str>>,
+    preferences: Preferences,
     /// Until then a session that can fetch may still come back.
     returning_until: Time,
     timers: Timers,
@@ -137,6 +150,10 @@ impl Engine {
             paused: BTreeSet::new(),
             limits: BTreeMap::new(),
             gathered: Gathered::default(),
+            woken: Woken::default(),
+            service: Service::default(),
+            healthy: BTreeSet::new(),
+            preferences: Preferences::default(),
             returning_until: if start.takeover { now + RETURN_WAIT } else { Time::ZERO },
             timers: Timers::default(),
             touched: BTreeSet::new(),
@@ -146,7 +163,7 @@ impl Engine {
         for Inherited { key, value, at, invalidated } in start.values {
             let query = engine.query(&key);
             query.held = Some(Held { value, at });
-            query.invalidated = invalidated;
+            query.marked = invalidated.then_some(now);
             query.keep_until = now + query.gc(None);
             engine.touch(&key);
         }
@@ -181,8 +198,9 @@ impl Engine {
             Input::Unasked { id } => self.unasked(now, id, out),
             Input::Fetched { id, session, outcome } => self.fetched(now, id, session, outcome, out),
             Input::Online(online) => self.network(now, online, out),
-            // Told for polling.
-            Input::Channel { .. } | Input::Deadline => {}
+            Input::Channel { resource, healthy } => self.channel(&resource, healthy),
+            Input::Preferences(preferences) => self.prefer(preferences),
+            Input::Deadline => {}
         }
         self.settle(now, out);
     }
@@ -205,9 +223,15 @@ impl Engine {
                 Timer::Wait(ask) => self.waited(now, ask, out),
                 Timer::Grace => self.grace_over(now, out),
                 Timer::Batch => self.flush(now, out),
+                Timer::Debounce => self.follow_triggers(now, out),
+                Timer::Refresh(key) => {
+                    self.service.queue(&key, Worth::Stale);
+                    self.touch(&key);
+                }
+                Timer::Poll(key) => self.poll(now, &key, out),
                 Timer::Gc(key) => self.expired(&key, out),
             }
-            self.settle(now, out);
+            self.settle_touched(now, out);
         }
     }
 
@@ -232,8 +256,22 @@ impl Engine {
         self.touched.extend(active);
     }
 
+    fn prefer(&mut self, preferences: Preferences) {
+        self.preferences = preferences;
+        self.touch_active();
+    }
+
     /// Derives the timers and the shown state of what was touched.
     fn settle(&mut self, now: Time, out: &mut Vec<Effect>) {
+        loop {
+            self.settle_touched(now, out);
+            if !self.pump(now, out) {
+                return;
+            }
+        }
+    }
+
+    fn settle_touched(&mut self, now: Time, out: &mut Vec<Effect>) {
         while let Some(key) = self.touched.pop_first() {
             self.settle_key(now, key, out);
         }
@@ -246,7 +284,8 @@ impl Engine {
             self.forget(&key);
         }
         let Some(query) = self.queries.get_mut(&key) else {
-            for timer in [Timer::Stale, Timer::Attempt, Timer::Gc] {
+            self.service.release(&key);
+            for timer in [Timer::Stale, Timer::Attempt, Timer::Gc, Timer::Refresh, Timer::Poll] {
                 self.timers.set(timer(key.clone()), None);
             }
             return;
@@ -261,6 +300,9 @@ impl Engine {
             Some(flight::Step::Paused { .. }) => drop(self.paused.insert(key.clone())),
             Some(_) | None => drop(self.paused.remove(&key)),
         }
+        if query.flight.as_ref().is_none_or(|flight| flight.running().is_none()) || !query.is_background() {
+            self.service.release(&key);
+        }
         if active {
             let state = query.state(now);
             if query.shown.as_ref() != Some(&state) {
@@ -272,7 +314,11 @@ impl Engine {
         }
         self.timers.set(Timer::Stale(key.clone()), stale);
         self.timers.set(Timer::Gc(key.clone()), kept);
-        self.timers.set(Timer::Attempt(key), attempt);
+        self.timers.set(Timer::Attempt(key.clone()), attempt);
+        let refresh = self.queries.get(&key).and_then(|query| self.refresh_due(&key, query, now));
+        self.timers.set(Timer::Refresh(key.clone()), refresh);
+        let poll = self.poll_due(&key, now);
+        self.timers.set(Timer::Poll(key), poll);
     }
 
     /// Time made a value stale.
@@ -293,9 +339,11 @@ impl Engine {
     /// A value changed, or was found to be right.
     fn changed(&mut self, now: Time, key: Key, value: Bytes, at: Time, cause: Cause, out: &mut Vec<Effect>) {
         let query = self.query(&key);
-        let marked = cause == Cause::Fetch && query.is_marked_by_installing();
         query.held = Some(Held { value, at });
-        query.invalidated = marked;
+        if cause != Cause::Fetch || !query.is_installing_marked() {
+            query.marked = None;
+        }
+        query.pace.changed();
         query.keep_until = query.keep_until.max(now + query.gc(None));
         self.touch(&key);
         match cause {
@@ -318,6 +366,7 @@ impl Engine {
         query.etag = Arc::from("");
         query.hints = crate::rules::Hints::default();
         query.refresh_failures = 0;
+        query.failed = false;
         if let Some(late) = query.flight.as_mut().and_then(flight::Flight::late) {
             how(late);
         }

@@ -26,13 +26,16 @@ impl Engine {
         out: &mut Vec<Effect>,
     ) {
         self.sessions.get(session).keys.insert(key.clone());
+        let preferences = self.preferences;
         let query = self.query(&key);
         let known = query.observers.insert(session, options);
         query.shown = None;
-        let triggers = options.refetch_on.unwrap_or(query.rules.refetch_on);
+        let triggers = query.triggers(&options);
+        let switched_on =
+            triggers.subscribe && preferences.refetch_on_subscribe && preferences.automatic_updates;
         let missing = query.held.is_none();
         let wanted = match known {
-            None => missing || (triggers.subscribe && query.is_stale_for(&options, now)),
+            None => missing || (switched_on && query.is_stale_for(&options, now)),
             Some(before) => before != options && missing,
         };
         self.touch(&key);
@@ -77,7 +80,8 @@ impl Engine {
         query.etag = Arc::from("");
         query.hints = crate::rules::Hints::default();
         let had: Option<Held> = query.held.take();
-        query.invalidated = false;
+        query.marked = None;
+        query.pace.changed();
         self.touch(key);
         if self.nothing_installed(now, key, out) || had.is_none() {
             return;
@@ -127,6 +131,7 @@ impl Engine {
                 && query.rules != rules
             {
                 query.rules = rules;
+                query.pace.changed();
                 self.touch(&key);
             }
         }

@@ -12,7 +12,10 @@ use paceline_proto::{
     time::Time,
 };
 
-use super::flight::{Flight, Step};
+use super::{
+    flight::{Flight, Step},
+    poll::Pace,
+};
 use crate::resources::KeyRules;
 use crate::rules::{Hints, Options, Source, Staleness};
 
@@ -27,7 +30,8 @@ pub(super) struct Held {
 pub(super) struct Query {
     pub(super) rules: Arc<KeyRules>,
     pub(super) held: Option<Held>,
-    pub(super) invalidated: bool,
+    /// Since when it is marked stale, whatever its age.
+    pub(super) marked: Option<Time>,
     pub(super) observers: BTreeMap<SessionId, Options>,
     pub(super) flight: Option<Flight>,
     /// Failed attempts since the last success.
@@ -47,6 +51,7 @@ pub(super) struct Query {
     pub(super) refresh_failures: u32,
     /// An invalidation had it fetched last then.
     pub(super) invalidation_fetched: Option<Time>,
+    pub(super) pace: Pace,
     /// What its subscribers were shown last.
     pub(super) shown: Option<QueryState>,
 }
@@ -56,7 +61,7 @@ impl Query {
         Self {
             rules,
             held: None,
-            invalidated: false,
+            marked: None,
             observers: BTreeMap::new(),
             flight: None,
             failures: 0,
@@ -68,6 +73,7 @@ impl Query {
             last_attempt: None,
             refresh_failures: 0,
             invalidation_fetched: None,
+            pace: Pace::default(),
             shown: None,
         }
     }
@@ -104,7 +110,7 @@ impl Query {
         let Some(held) = &self.held else { return true };
         match rule {
             Staleness::Static => false,
-            _ if self.invalidated => true,
+            _ if self.marked.is_some() => true,
             Staleness::Never => false,
             Staleness::Always => true,
             Staleness::After(limit) => now.since(held.at) >= limit,
@@ -123,7 +129,8 @@ impl Query {
 
     /// Younger than a caller asks for, whatever the rules say.
     pub(super) fn is_younger(&self, max_age: Duration, now: Time) -> bool {
-        let held = self.held.as_ref().filter(|_| !self.invalidated || self.staleness() == Staleness::Static);
+        let held =
+            self.held.as_ref().filter(|_| self.marked.is_none() || self.staleness() == Staleness::Static);
         held.is_some_and(|held| now.since(held.at) < max_age)
     }
 

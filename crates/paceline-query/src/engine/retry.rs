@@ -101,7 +101,10 @@ impl Engine {
         let cap = query.rules.retry.cap;
         let Some(flight) = &mut query.flight else { return };
         let wait = until.since(now);
-        if wait > cap && flight.is_asked() || background && query.held.is_some() {
+        if background && query.held.is_some() {
+            return self.drop_flight(key);
+        }
+        if wait > cap && flight.is_asked() {
             let ms = nanoseconds(wait).div_ceil(1_000_000);
             let why = format!("the server asked everybody to wait, for another {}", seconds(ms));
             let why = FetchFailure { retry_after_ms: Some(ms), ..failure(FailureKind::Status(429), why) };

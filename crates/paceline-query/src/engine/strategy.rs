@@ -11,7 +11,7 @@ use paceline_proto::{
     time::Time,
 };
 
-use super::{Effect, Engine, Note, Timer};
+use super::{Effect, Engine, Note, Timer, flight::Pause};
 
 #[derive(Debug, Default)]
 pub(super) struct Sessions(BTreeMap<SessionId, Session>);
@@ -60,9 +60,15 @@ impl Default for Strategy {
 
 impl Engine {
     pub(super) fn present(&mut self, now: Time, id: SessionId, presence: Presence, out: &mut Vec<Effect>) {
+        let known = self.sessions.known(id).is_some();
         let session = self.sessions.get(id);
+        let (before, idle_since) = (session.presence, session.idle_since);
         session.presence = presence;
-        session.idle_since = if presence.active { None } else { session.idle_since.or(Some(now)) };
+        session.idle_since = if presence.active { None } else { idle_since.or(Some(now)) };
+        if known {
+            self.wake(now, id, before, idle_since, presence);
+        }
+        self.touch_keys_of(id);
         self.follow_presence(now, out);
     }
 
@@ -88,25 +94,28 @@ impl Engine {
         if self.sessions.any_visible() {
             self.timers.set(Timer::Grace, None);
             if !self.strategy.active {
-                self.set_strategy(true, out);
+                self.set_strategy(now, true, out);
             }
         } else if self.strategy.active
             && self.timers.at(&Timer::Grace).is_none()
             && !self.sessions.0.is_empty()
         {
-            self.timers.set(Timer::Grace, Some(now + GRACE));
+            self.timers.set(Timer::Grace, Some(now + self.defaults.grace));
         }
     }
 
-    pub(super) fn grace_over(&mut self, _now: Time, out: &mut Vec<Effect>) {
-        self.set_strategy(false, out);
+    pub(super) fn grace_over(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.set_strategy(now, false, out);
     }
 
-    fn set_strategy(&mut self, active: bool, out: &mut Vec<Effect>) {
+    fn set_strategy(&mut self, now: Time, active: bool, out: &mut Vec<Effect>) {
         self.strategy.active = active;
         out.push(Effect::Note(Note::Strategy { active }));
+        if active {
+            for key in self.paused_under(&Key::default(), Pause::Hidden) {
+                self.attempt(now, &key, out);
+            }
+        }
         self.touch_active();
     }
 }
-
-const GRACE: std::time::Duration = std::time::Duration::from_secs(5);

@@ -22,6 +22,12 @@ pub(super) enum Timer {
     Grace,
     /// Gathered invalidations are fetched.
     Batch,
+    /// Gathered triggers are followed.
+    Debounce,
+    /// The refresh service looks at a value.
+    Refresh(Key),
+    /// A value is polled.
+    Poll(Key),
     /// Nobody needed a value for its gc time.
     Gc(Key),
 }
@@ -94,10 +100,10 @@ mod tests {
     fn of_timers_at_one_time_what_ends_fires_before_what_begins() {
         let mut timers = Timers::default();
         let key = || Key::copy_from(b"k");
-        for timer in [Timer::Gc(key()), Timer::Attempt(key()), Timer::Stale(key())] {
+        for timer in [Timer::Gc(key()), Timer::Poll(key()), Timer::Stale(key())] {
             timers.set(timer, Some(Time(1)));
         }
         let fired: Vec<_> = std::iter::from_fn(|| timers.pop(Time(1)).map(|(_, timer)| timer)).collect();
-        assert_eq!(fired, [Timer::Stale(key()), Timer::Attempt(key()), Timer::Gc(key())]);
+        assert_eq!(fired, [Timer::Stale(key()), Timer::Poll(key()), Timer::Gc(key())]);
     }
 }

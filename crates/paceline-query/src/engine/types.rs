@@ -1,6 +1,6 @@
 //! What goes into the engine and what comes out.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use paceline_proto::{
@@ -150,8 +150,44 @@ pub enum Input {
         /// It is.
         healthy: bool,
     },
+    /// What the user chose.
+    Preferences(Preferences),
     /// The deadline passed.
     Deadline,
+}
+
+/// What a user chose for all resources at run time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Preferences {
+    /// Data is refreshed by itself; else only what somebody asks for, looks at without a value, or invalidates.
+    pub automatic_updates: bool,
+    /// A session that is new to a key refetches a stale value.
+    pub refetch_on_subscribe: bool,
+    /// Stale values are fetched when a session gains focus.
+    pub refetch_on_focus: bool,
+    /// Stale values are fetched when the network is back.
+    pub refetch_on_reconnect: bool,
+    /// Shortest interval of polling for a visible session.
+    pub poll_active: Duration,
+    /// Shortest interval of polling for a hidden one.
+    pub poll_background: Duration,
+    /// Percent of charge below which polling is slow.
+    pub battery_saver_below: u8,
+}
+
+impl Default for Preferences {
+    /// Nothing is switched off, and no interval is longer than a resource asks for.
+    fn default() -> Self {
+        Self {
+            automatic_updates: true,
+            refetch_on_subscribe: true,
+            refetch_on_focus: true,
+            refetch_on_reconnect: true,
+            poll_active: Duration::ZERO,
+            poll_background: Duration::ZERO,
+            battery_saver_below: 20,
+        }
+    }
 }
 
 /// Questions.

@@ -241,6 +241,16 @@ pub struct Defaults {
     pub debounce: Duration,
     /// Invalidations are gathered until so long after the last one.
     pub batch_window: Duration,
+    /// A user who comes back after so long …
+    pub idle_after: Duration,
+    /// … finds nothing that is older than this.
+    pub idle_age: Duration,
+    /// The group stays active so long after the last session was hidden.
+    pub grace: Duration,
+    /// Interval of polling for hidden sessions, where the resource is critical and names none.
+    pub poll_background: Duration,
+    /// Interval of polling while the battery is low, where the resource names none.
+    pub low_battery: Duration,
 }
 
 impl Default for Defaults {
@@ -263,6 +273,11 @@ impl Default for Defaults {
             },
             debounce: seconds(1),
             batch_window: Duration::from_millis(100),
+            idle_after: seconds(120),
+            idle_age: seconds(60),
+            grace: seconds(5),
+            poll_background: seconds(60),
+            low_battery: seconds(60),
         }
     }
 }

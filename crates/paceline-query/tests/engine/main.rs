@@ -2,5 +2,8 @@
 
 mod cache;
 mod fetching;
+mod group;
 mod invalidation;
+mod polling;
+mod refreshing;
 mod world;

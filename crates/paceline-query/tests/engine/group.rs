@@ -1,0 +1,118 @@
+//! The group as a whole: strategy (X3), takeover, and what an idle engine costs.
+
+use std::time::Duration;
+
+use paceline_proto::{
+    fetch::{FailureKind, FetchStatus},
+    presence::Presence,
+    time::Time,
+};
+use paceline_query::{
+    engine::{Inherited, Note, Start},
+    rules::Defaults,
+};
+
+use crate::world::*;
+
+fn hidden(presence: Presence) -> Presence {
+    Presence { visible: false, ..presence }
+}
+
+#[test]
+fn x3_the_group_is_active_while_any_session_is_visible_and_a_grace_time_longer() {
+    let mut world = World::new([]);
+    world.presence(A, |presence| presence);
+    world.presence(B, |presence| presence);
+    world.presence(A, hidden);
+    world.pass(mins(1));
+    assert!(world.notes.is_empty(), "one is enough");
+    world.presence(B, hidden);
+    world.pass(secs(4));
+    world.presence(A, |presence| presence);
+    world.presence(A, hidden);
+    world.pass(secs(5) - ms(1));
+    assert!(world.notes.is_empty(), "who switches windows changes nothing");
+    world.pass(ms(1));
+    world.presence(B, |presence| presence);
+    let strategies: Vec<_> = world.notes.iter().map(|(_, note)| note.clone()).collect();
+    assert_eq!(strategies, [Note::Strategy { active: false }, Note::Strategy { active: true }]);
+    world.leave(A);
+    world.leave(B);
+    world.pass(mins(10));
+    assert_eq!(world.engine.deadline(), None);
+}
+
+/// A world that a successor begins with what it inherited, a minute after the values were right.
+fn taken_over(values: &[(&str, Duration)]) -> World {
+    let values = values.iter().map(|(name, age)| Inherited {
+        key: key(name),
+        value: bytes("inherited"),
+        at: START - *age,
+        invalidated: false,
+    });
+    let start = Start { own: OWN, seed: 1, takeover: true, online: true, values: values.collect() };
+    World::begun(Defaults::default(), START, start)
+}
+
+#[test]
+fn nothing_fresh_is_fetched_again_because_of_a_takeover() {
+    let mut world = taken_over(&[("a/fresh", secs(59)), ("a/stale", secs(61))]);
+    for session in [A, B] {
+        world.presence(session, |presence| presence);
+        for name in ["a/fresh", "a/stale"] {
+            world.observe(session, name);
+        }
+        world.declare(session, stale_after("a", mins(1)));
+    }
+    assert_eq!(world.requested("a/fresh"), []);
+    assert_eq!(world.requested("a/stale").len(), 1, "once for both");
+    assert!(!world.is_stale("a/fresh"));
+    world.pass(secs(1));
+    assert!(world.is_stale("a/fresh"), "at its instant, as if nothing had happened");
+}
+
+#[test]
+fn a_question_repeated_to_the_successor_waits_for_sessions_that_are_on_their_way_back() {
+    let mut world = taken_over(&[]);
+    let ask = world.ask(B, "a", FRESH);
+    world.observe(B, "a");
+    assert_eq!(world.fetch_status("a"), FetchStatus::Paused);
+    world.pass(secs(2));
+    assert_eq!(world.answer(ask), None);
+    world.declare(A, stale_after("a", mins(1)));
+    world.reply(value("1"));
+    assert_eq!(world.answer(ask), Some(Ok(("1".into(), false, false))));
+
+    let lost = world.ask(B, "nobody/can", FRESH);
+    world.pass_until(secs(5) - ms(1));
+    assert_eq!(world.answer(lost), None);
+    world.pass_until(secs(5));
+    assert_eq!(
+        world.answer(lost).map(|answer| answer.map_err(|e| e.kind)),
+        Some(Err(FailureKind::NoFetcher))
+    );
+}
+
+#[test]
+fn an_inherited_value_that_nobody_comes_back_for_is_removed_after_its_gc_time() {
+    let mut world = taken_over(&[("a", mins(1))]);
+    world.pass(mins(5) - ms(1));
+    assert_eq!(world.held("a"), Some("inherited"));
+    world.pass(ms(1));
+    assert_eq!((world.held("a"), world.engine.deadline()), (None, None));
+}
+
+#[test]
+fn an_engine_with_nothing_due_has_no_deadline() {
+    let never = paceline_query::rules::Resource {
+        stale: Some(paceline_query::rules::Staleness::Never),
+        ..resource("a")
+    };
+    let mut world = World::new([never]);
+    for n in 0..100 {
+        world.observe(A, &format!("a/{n}"));
+        world.reply(value("1"));
+    }
+    assert_eq!(world.engine.deadline(), None);
+    assert_ne!(world.now, Time::ZERO);
+}
