@@ -53,7 +53,7 @@ impl Engine {
         match ask {
             Ask::Fetch { key, want } => self.ask_fetch(now, (id, session), key, want, trace, out),
             Ask::Refetch { key, exact, stale, refetch } => {
-                let keys = self.to_refetch(now, &key, exact, stale, refetch);
+                let keys = self.meant_by(now, &key, exact, stale, refetch);
                 self.ask_refetch(now, (id, session), keys, trace, out);
             }
             Ask::Preview { key, exact } => {
@@ -72,7 +72,7 @@ impl Engine {
         trace: Trace,
         out: &mut Vec<Effect>,
     ) {
-        let query = self.query(&key);
+        let query = self.query(now, &key);
         query.keep_until = query.keep_until.max(now + query.gc(None));
         let fresh = query.is_fresh_enough(&want, now);
         let held = query.held.clone();
@@ -123,15 +123,16 @@ impl Engine {
     }
 
     /// The keys that a refetch means.
-    fn to_refetch(
-        &self,
+    fn meant_by(
+        &mut self,
         now: Time,
         key: &Key,
         exact: bool,
         stale: bool,
         refetch: RefetchType,
     ) -> BTreeSet<Key> {
-        let keys = if exact { vec![key.clone()] } else { self.index.under(key) };
+        let keys: Vec<Key> = if exact { vec![key.clone()] } else { self.index.under(key).cloned().collect() };
+        keys.iter().for_each(|key| self.notice_mark(now, key));
         let is_meant = |query: &Query| {
             refetch.takes(query.is_active()) && (!stale || query.is_stale(now)) && self.can_fetch(query)
         };

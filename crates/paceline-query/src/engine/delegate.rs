@@ -33,6 +33,7 @@ impl Engine {
     /// Makes the next attempt of a flight, or says what it waits for.
     pub(super) fn attempt(&mut self, now: Time, key: &Key, out: &mut Vec<Effect>) {
         self.touch(key);
+        self.notice_mark(now, key);
         let Some(query) = self.queries.get(key) else { return };
         let Some(flight) = &query.flight else { return };
         let waits_for_network = match query.rules.network {
@@ -186,7 +187,7 @@ impl Engine {
         for key in self.paused_under(prefix, Pause::NoFetcher) {
             self.attempt(now, &key, out);
         }
-        for key in self.index.active_under(prefix) {
+        for key in self.index.active_under(prefix).cloned().collect::<Vec<_>>() {
             let lacks = |query: &Query| query.held.is_none() && query.flight.is_none();
             if self.queries.get(&key).is_some_and(lacks) {
                 self.want_in_background(now, &key, paceline_proto::id::Trace::NONE, out);

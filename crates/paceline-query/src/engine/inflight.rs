@@ -46,7 +46,7 @@ impl Engine {
     /// Begins a fetch, or joins the one under way.
     pub(super) fn want(&mut self, now: Time, key: &Key, wish: Wish, out: &mut Vec<Effect>) {
         self.touch(key);
-        let query = self.query(key);
+        let query = self.query(now, key);
         let holds = query.held.is_some();
         let Some(flight) = &mut query.flight else {
             let mut flight = Flight::new(holds, query.failures, wish.trace);
@@ -118,6 +118,7 @@ impl Engine {
         out: &mut Vec<Effect>,
     ) {
         let Some(key) = self.attempts.get(&id).cloned() else { return };
+        self.notice_mark(now, &key);
         let running = |query: &Query| {
             let attempt = query.flight.as_ref()?.running()?;
             (attempt.id == id && attempt.session == session).then_some(attempt.late)

@@ -73,9 +73,17 @@ impl Engine {
         trace: Trace,
         out: &mut Vec<Effect>,
     ) {
-        let own = if exact { vec![key.clone()] } else { self.index.under(key) };
-        let own: BTreeSet<Key> = own.into_iter().filter(|key| self.queries.contains_key(key)).collect();
-        self.mark_all(now, own, &Root::Key { key, exact }, refetch, trace, out);
+        self.index.mark(key, exact);
+        let own: Vec<Key> = match (exact, refetch) {
+            (true, _) => vec![key.clone()],
+            (false, RefetchType::Active | RefetchType::None) => {
+                self.index.active_under(key).cloned().collect()
+            }
+            (false, RefetchType::Inactive | RefetchType::All) => self.index.under(key).cloned().collect(),
+        };
+        let is_own = |reached: &Key| if exact { reached == key } else { key.is_prefix_of(reached) };
+        let dependents = self.dependents(&Root::Key { key, exact }, is_own);
+        self.reach(now, own, dependents, refetch, trace, out);
     }
 
     pub(super) fn tag_invalidated(
@@ -86,27 +94,35 @@ impl Engine {
         trace: Trace,
         out: &mut Vec<Effect>,
     ) {
-        self.mark_all(now, BTreeSet::new(), &Root::Tag(tag), refetch, trace, out);
+        let dependents = self.dependents(&Root::Tag(tag), |_| false);
+        self.reach(now, Vec::new(), dependents, refetch, trace, out);
     }
 
-    /// Marks `own`, which the hub marked already, and what depends on the root.
-    fn mark_all(
+    /// Marks what depends on a root beyond what is its own. Whatever is marked stays to be noticed where nobody looks now.
+    fn dependents(&mut self, root: &Root<'_>, is_own: impl Fn(&Key) -> bool) -> Vec<Key> {
+        let lines = cascade(&self.resources, &self.index, root);
+        let keys: BTreeSet<Key> = lines.into_iter().filter_map(|line| line.key).collect();
+        let keys: Vec<Key> = keys.into_iter().filter(|key| !is_own(key)).collect();
+        for key in &keys {
+            self.index.mark(key, true);
+        }
+        keys
+    }
+
+    fn reach(
         &mut self,
         now: Time,
-        own: BTreeSet<Key>,
-        root: &Root<'_>,
+        own: Vec<Key>,
+        dependents: Vec<Key>,
         refetch: RefetchType,
         trace: Trace,
         out: &mut Vec<Effect>,
     ) {
-        let reached: BTreeSet<Key> =
-            cascade(&self.resources, &self.index, root).into_iter().filter_map(|line| line.key).collect();
-        let dependents: Vec<Key> = reached.difference(&own).cloned().collect();
         if !dependents.is_empty() {
             out.push(Effect::Mark { keys: dependents.clone(), trace });
         }
         for key in own.into_iter().chain(dependents) {
-            self.mark(now, &key);
+            self.notice_mark(now, &key);
             let Some(query) = self.queries.get(&key) else { continue };
             let meant = refetch.takes(query.is_active()) && query.staleness() != Staleness::Static;
             if meant && self.can_fetch(query) {
@@ -115,8 +131,15 @@ impl Engine {
         }
     }
 
-    fn mark(&mut self, now: Time, key: &Key) {
+    /// Takes note of a mark that reached the key. A mark is a number in the index, and costs nothing for keys that nobody looks
+    /// at; theirs are noticed here when somebody does, or when their fetch brings an answer.
+    pub(super) fn notice_mark(&mut self, now: Time, key: &Key) {
         let Some(query) = self.queries.get_mut(key) else { return };
+        let mark = self.index.marked(key);
+        if mark <= query.mark {
+            return;
+        }
+        query.mark = mark;
         query.marked = query.marked.or(query.held.as_ref().map(|_| now));
         if let Some(late) = query.flight.as_mut().and_then(super::flight::Flight::late) {
             late.invalidated = true;

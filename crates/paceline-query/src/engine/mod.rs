@@ -53,7 +53,7 @@ use paceline_proto::{
     time::Time,
 };
 
-use crate::{resources::Resources, rules::Defaults};
+use crate::{index::Index, resources::Resources, rules::Defaults};
 
 pub use stats::{Durations, Stats};
 pub use types::*;
@@ -63,7 +63,6 @@ use invalidate::Gathered;
 use query::{Held, Query};
 use refresh::{Service, Worth};
 use retry::Limit;
-use seam::Index;
 use strategy::{Sessions, Strategy};
 use timers::{Timer, Timers};
 use triggers::Woken;
@@ -139,7 +138,7 @@ impl Engine {
             resources: Resources::new(defaults.clone()),
             own: start.own,
             random: Random::new(start.seed),
-            index: Index::default(),
+            index: Index::new(start.seed),
             queries: BTreeMap::new(),
             sessions: Sessions::default(),
             strategy: Strategy::default(),
@@ -161,7 +160,7 @@ impl Engine {
             defaults,
         };
         for Inherited { key, value, at, invalidated } in start.values {
-            let query = engine.query(&key);
+            let query = engine.query(now, &key);
             query.held = Some(Held { value, at });
             query.marked = invalidated.then_some(now);
             query.keep_until = now + query.gc(None);
@@ -236,12 +235,13 @@ impl Engine {
     }
 
     /// The query of a key, made where there is none.
-    fn query(&mut self, key: &Key) -> &mut Query {
+    fn query(&mut self, now: Time, key: &Key) -> &mut Query {
         if !self.queries.contains_key(key) {
-            self.index.insert(key.clone());
+            self.index.insert(key);
         }
-        let resources = &mut self.resources;
-        self.queries.entry(key.clone()).or_insert_with(|| Query::new(resources.rules(key)))
+        self.notice_mark(now, key);
+        let (resources, generation) = (&mut self.resources, self.index.generation());
+        self.queries.entry(key.clone()).or_insert_with(|| Query::new(resources.rules(key), generation))
     }
 
     /// The query of a key may have changed.
@@ -252,8 +252,7 @@ impl Engine {
     }
 
     fn touch_active(&mut self) {
-        let active = self.index.active_under(&Key::default());
-        self.touched.extend(active);
+        self.touched.extend(self.index.active_under(&Key::default()).cloned());
     }
 
     fn prefer(&mut self, preferences: Preferences) {
@@ -338,7 +337,7 @@ impl Engine {
 
     /// A value changed, or was found to be right.
     fn changed(&mut self, now: Time, key: Key, value: Bytes, at: Time, cause: Cause, out: &mut Vec<Effect>) {
-        let query = self.query(&key);
+        let query = self.query(now, &key);
         query.held = Some(Held { value, at });
         if cause != Cause::Fetch || !query.is_installing_marked() {
             query.marked = None;

@@ -27,7 +27,7 @@ impl Engine {
     ) {
         self.sessions.get(session).keys.insert(key.clone());
         let preferences = self.preferences;
-        let query = self.query(&key);
+        let query = self.query(now, &key);
         let known = query.observers.insert(session, options);
         query.shown = None;
         let triggers = query.triggers(&options);
@@ -125,7 +125,7 @@ impl Engine {
 
     /// The keys under a prefix may have other rules now.
     pub(super) fn rules_changed(&mut self, prefix: &Key) {
-        for key in self.index.under(prefix) {
+        for key in self.index.under(prefix).cloned().collect::<Vec<_>>() {
             let rules = self.resources.rules(&key);
             if let Some(query) = self.queries.get_mut(&key)
                 && query.rules != rules

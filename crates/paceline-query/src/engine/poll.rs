@@ -233,7 +233,7 @@ impl Engine {
         }
         let named = self.resources.iter().find(|declared| declared.name == *resource);
         let Some(prefix) = named.map(|resource| resource.pattern.prefix()) else { return };
-        for key in self.index.active_under(&prefix) {
+        for key in self.index.active_under(&prefix).cloned().collect::<Vec<_>>() {
             if let Some(query) = self.queries.get_mut(&key)
                 && query.rules.resources.iter().any(|matched| matched.resource.name == *resource)
             {
@@ -246,7 +246,7 @@ impl Engine {
 
     /// After a reconnect polls begin anew, spread over their intervals.
     pub(super) fn ramp_polls(&mut self, now: Time) {
-        for key in self.index.active_under(&Key::default()) {
+        for key in self.index.active_under(&Key::default()).cloned().collect::<Vec<_>>() {
             self.encourage(&key);
             if let Some(interval) = self.poll_interval(&key, now) {
                 let bound = super::nanoseconds(interval.min(BACKOFF_CAP));

@@ -32,6 +32,8 @@ pub(super) struct Query {
     pub(super) held: Option<Held>,
     /// Since when it is marked stale, whatever its age.
     pub(super) marked: Option<Time>,
+    /// The last mark of the index that it knows of.
+    pub(super) mark: u64,
     pub(super) observers: BTreeMap<SessionId, Options>,
     pub(super) flight: Option<Flight>,
     /// Failed attempts since the last success.
@@ -57,11 +59,12 @@ pub(super) struct Query {
 }
 
 impl Query {
-    pub(super) fn new(rules: Arc<KeyRules>) -> Self {
+    pub(super) fn new(rules: Arc<KeyRules>, mark: u64) -> Self {
         Self {
             rules,
             held: None,
             marked: None,
+            mark,
             observers: BTreeMap::new(),
             flight: None,
             failures: 0,

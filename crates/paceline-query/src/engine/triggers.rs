@@ -85,7 +85,7 @@ impl Engine {
             return;
         }
         if woken.reconnect && self.preferences.refetch_on_reconnect {
-            for key in self.index.active_under(&Key::default()) {
+            for key in self.index.active_under(&Key::default()).cloned().collect::<Vec<_>>() {
                 self.follow(
                     now,
                     &key,

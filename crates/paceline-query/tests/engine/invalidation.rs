@@ -20,7 +20,8 @@ fn t3_what_is_fetched_is_active_inactive_all_or_none() {
         }
         world.observe(A, "a/1");
         world.invalidate_as("a", false, refetch);
-        let fetched: Vec<_> = world.requests.iter().map(|(_, _, key)| key.clone()).collect();
+        let mut fetched: Vec<_> = world.requests.iter().map(|(_, _, key)| key.clone()).collect();
+        fetched.sort();
         assert_eq!(fetched, expected.iter().map(|name| key(name)).collect::<Vec<_>>(), "{refetch:?}");
         assert!(world.is_stale("a/1"));
         world.observe(B, "b");
