@@ -58,7 +58,6 @@ batch_window = "10ms"
         refetch_on: Triggers { subscribe: false, focus: true, reconnect: false },
         network: NetworkMode::OfflineFirst,
         retry: Retry { times: 7, base: seconds(2), cap: seconds(9), jitter: false },
-        deadline: Defaults::default().deadline,
         refresh: Refresh {
             check_interval: seconds(3),
             concurrent: 4,
@@ -68,6 +67,8 @@ batch_window = "10ms"
         },
         debounce: Duration::ZERO,
         batch_window: Duration::from_millis(10),
+        // What the language has no key for.
+        ..Defaults::default()
     };
     assert_eq!(config(text).query_defaults(), expected);
 }
