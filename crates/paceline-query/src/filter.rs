@@ -107,7 +107,7 @@ pub fn matches(key: &QueryKey, filter: &QueryKey) -> bool {
 }
 
 /// Whether a value has all of another one.
-fn is_in(value: &Value, part: &Value) -> bool {
+pub(crate) fn is_in(value: &Value, part: &Value) -> bool {
     match (value, part) {
         (Value::Array(items), Value::Array(parts)) => is_list_in(items, parts),
         (Value::Object(members), Value::Object(parts)) => {

@@ -1,5 +1,6 @@
 //! The pure data layer: query keys and patches. Values are JSON; the group protocol below sees bytes only.
 
+pub mod cascade;
 pub mod condition;
 pub mod engine;
 pub mod filter;

@@ -12,3 +12,8 @@ pub const RETRIES_MAX: u32 = 100;
 pub const RESOURCES_MAX: usize = 4096;
 /// Keys whose merged rules are remembered; past it all are worked out again.
 pub const RULES_KEPT: usize = 65_536;
+/// Sets of keys of one resource that one cascade tells apart; past it all its keys count as reached. Only names that wander
+/// from place to place around a cycle make more than a few.
+pub const AREAS_MAX: usize = 64;
+/// Lines of a previewed cascade: some screens, and well inside a frame.
+pub const CASCADE_LINES_MAX: usize = 1024;

@@ -34,6 +34,15 @@ enum Segment {
     Name(String),
 }
 
+/// A segment as it is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Part<'a> {
+    /// This.
+    Literal(&'a Value),
+    /// Any, bound to the name.
+    Name(&'a str),
+}
+
 /// The segments are no pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyPatternError {
@@ -99,6 +108,18 @@ impl KeyPattern {
             Segment::Name(name) => Some(name.as_str()),
             Segment::Literal(_) => None,
         })
+    }
+
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        self.segments.iter().map(|segment| match segment {
+            Segment::Literal(literal) => Part::Literal(literal),
+            Segment::Name(name) => Part::Name(name),
+        })
+    }
+
+    /// Whether further segments may follow.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.open
     }
 
     /// What its names are bound to, if the key is one of its own.

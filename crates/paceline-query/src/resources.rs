@@ -9,6 +9,7 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 use paceline_proto::id::{Key, SessionId};
 
 use crate::{
+    cascade::Graph,
     condition::Bindings,
     key::QueryKey,
     limits::{RESOURCES_MAX, RULES_KEPT},
@@ -20,8 +21,10 @@ use crate::{
 pub struct Resources {
     defaults: Defaults,
     declared: BTreeMap<Arc<str>, Named>,
-    /// The resources in force, the most specific first.
+    /// The resources in force, the most specific first; none after a change, until they are needed.
     in_force: Vec<InForce>,
+    /// What they depend on; none until it is needed.
+    graph: Option<Graph>,
     /// Rules that were asked for.
     kept: BTreeMap<Key, Arc<KeyRules>>,
     /// Rules that are the same for all keys with these resources, since nothing is bound.
@@ -135,6 +138,7 @@ impl Resources {
             defaults,
             declared: BTreeMap::new(),
             in_force: Vec::new(),
+            graph: None,
             kept: BTreeMap::new(),
             shared: BTreeMap::new(),
             generation: 0,
@@ -172,7 +176,7 @@ impl Resources {
             .map(|first| Declared::Conflict { first: first.session, counts: first.digest, ignored });
         let changed = named.weigh();
         if changed {
-            self.enforce();
+            self.renew();
         }
         conflict.unwrap_or(if changed { Declared::Changed } else { Declared::Known })
     }
@@ -187,7 +191,7 @@ impl Resources {
             !named.declarations.is_empty()
         });
         if changed {
-            self.enforce();
+            self.renew();
         }
         changed
     }
@@ -198,9 +202,9 @@ impl Resources {
         declarations.iter().filter(|declaration| declaration.fetches).map(|declaration| declaration.session)
     }
 
-    /// The resources in force, the most specific first.
+    /// The resources in force, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.in_force.iter().map(|in_force| &in_force.resource)
+        self.declared.values().filter_map(|named| named.in_force.as_ref()).map(|in_force| &in_force.resource)
     }
 
     /// The rules of a key.
@@ -216,7 +220,21 @@ impl Resources {
         rules
     }
 
+    /// Who depends on what.
+    pub(crate) fn graph(&mut self) -> &Graph {
+        let declared = &self.declared;
+        self.graph.get_or_insert_with(|| {
+            let in_force = declared.values().filter_map(|named| named.in_force.as_ref());
+            Graph::new(in_force.map(|in_force| &in_force.resource))
+        })
+    }
+
     fn merged(&mut self, key: &Key) -> Arc<KeyRules> {
+        if self.in_force.is_empty() {
+            self.in_force = self.declared.values().filter_map(|named| named.in_force.clone()).collect();
+            // Stable: equally specific ones stay in the order of their names.
+            self.in_force.sort_by_key(|one| Reverse(one.resource.pattern.specificity()));
+        }
         let mut candidates =
             self.in_force.iter().enumerate().filter(|(_, one)| one.prefix.is_prefix_of(key)).peekable();
         // Reading a key costs more than looking at its bytes, and most keys of a group may have no resource.
@@ -232,10 +250,10 @@ impl Resources {
         self.shared.entry(which).or_insert_with(|| Arc::new(merge(defaults, in_force, matching))).clone()
     }
 
-    fn enforce(&mut self) {
-        self.in_force = self.declared.values().filter_map(|named| named.in_force.clone()).collect();
-        // Stable: equally specific ones stay in the order of their names.
-        self.in_force.sort_by_key(|one| Reverse(one.resource.pattern.specificity()));
+    /// Other resources are in force: what was worked out of the former ones is gone.
+    fn renew(&mut self) {
+        self.in_force.clear();
+        self.graph = None;
         self.kept.clear();
         self.shared.clear();
         self.generation += 1;
