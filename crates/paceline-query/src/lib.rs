@@ -6,6 +6,7 @@ pub mod engine;
 pub mod filter;
 pub mod index;
 pub mod key;
+pub mod layers;
 pub mod limits;
 pub mod number;
 pub mod patch;

@@ -180,21 +180,27 @@ impl Patch {
     /// # Errors
     /// See [`PatchError`]; the value stays as it was.
     pub fn apply(&self, old: Option<&[u8]>) -> Result<Vec<u8>, PatchError> {
-        let mut value = match old {
+        let value = match old {
             Some(bytes) => {
                 serde_json::from_slice(bytes).map_err(|error| PatchError::Value(error.to_string()))?
             }
             None => Value::Null,
         };
+        let value = self.apply_to(value)?;
+        serde_json::to_vec(&value).map_err(|error| PatchError::Value(error.to_string()))
+    }
+
+    /// The same for a value that was read already.
+    ///
+    /// # Errors
+    /// See [`PatchError`].
+    pub fn apply_to(&self, mut value: Value) -> Result<Value, PatchError> {
         match self {
             Self::Merge(patch) => merge(&mut value, patch, 0)?,
             Self::Ops(ops) => ops.iter().try_for_each(|op| op.apply(&mut value))?,
             Self::List { at, change } => change.apply(&mut value, at)?,
         }
-        if is_deeper(&value, DEPTH_MAX) {
-            return Err(PatchError::TooDeep);
-        }
-        serde_json::to_vec(&value).map_err(|error| PatchError::Value(error.to_string()))
+        if is_deeper(&value, DEPTH_MAX) { Err(PatchError::TooDeep) } else { Ok(value) }
     }
 }
 
