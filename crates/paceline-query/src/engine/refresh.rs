@@ -5,7 +5,7 @@
 //! the same way, so that the crowd after a reconnect is a queue.
 //!
 //! **Invariant:** at most `concurrent` refreshes run at a time, and a look takes at most `batch` values; the next look comes
-//! when those are done. One attempt is made: this service is the retry.
+//! when those have begun. One attempt is made: this service is the retry.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -100,10 +100,11 @@ impl Engine {
     /// Begins what may begin. Whether anything did.
     pub(super) fn pump(&mut self, now: Time, out: &mut Vec<Effect>) -> bool {
         let before = self.touched.len();
-        if self.service.batch.is_empty() && self.service.running.is_empty() {
+        let most = self.defaults.refresh.concurrent.max(1);
+        if self.service.batch.is_empty() && self.service.running.len() < most {
             self.look(now, out);
         }
-        while self.service.running.len() < self.defaults.refresh.concurrent.max(1) {
+        while self.service.running.len() < most {
             let Some((key, worth)) = self.service.batch.pop_front() else { break };
             self.touch(&key);
             if self.is_worth(&key, worth, now) {

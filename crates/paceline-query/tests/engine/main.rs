@@ -4,6 +4,7 @@ mod cache;
 mod fetching;
 mod group;
 mod invalidation;
+mod model;
 mod polling;
 mod refreshing;
 mod world;
