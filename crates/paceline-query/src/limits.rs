@@ -21,3 +21,17 @@ pub const CASCADE_LINES_MAX: usize = 1024;
 pub const LAYERS_MAX: usize = 256;
 /// Bytes of all patches in layers: as much as one session may have unanswered.
 pub const LAYERS_BYTES: usize = 16 << 20;
+/// Times that a fetch begins its attempt anew because a write, a push or an invalidation overtook it: once, so that a key which
+/// changes all the time is not fetched for ever, and its callers are answered.
+pub const RENEWALS_MAX: u32 = 1;
+/// Windows that an endless burst of invalidations may stretch its gathering to: a second by the default.
+pub const WINDOWS_MAX: u32 = 10;
+/// A server's wish to wait is believed up to here: its slip must not silence a key for ever.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+/// No backoff of polling waits longer: a fault that is over is found within minutes.
+pub const POLL_BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// After a takeover, the lack of a session that can fetch is no answer before: longer than suspicion and the way back of a
+/// session that a killed primary left behind.
+pub const RETURN_WAIT: Duration = Duration::from_secs(5);
+/// Failures that the answer to a refetch of many tells in full: enough to see what is wrong, and far from a frame's bound.
+pub const FAILURES_SHOWN: usize = 16;

@@ -108,6 +108,11 @@ impl Area {
         Self { segments: pattern.parts().map(segment).collect(), open: pattern.is_open() }
     }
 
+    /// Whether it has keys that its first one does not begin.
+    pub(super) fn has_parts(&self) -> bool {
+        self.segments.iter().any(|segment| !matches!(segment, Segment::Exact(_)))
+    }
+
     /// Whether some key is in both.
     pub(super) fn meets(&self, other: &Self) -> bool {
         let longer_fits = |one: &Self, two: &Self| one.segments.len() <= two.segments.len() || two.open;

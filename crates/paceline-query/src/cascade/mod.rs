@@ -96,6 +96,18 @@ impl Cascade {
         self.reached.iter().flat_map(|reached| reached.area.members(index)).collect()
     }
 
+    /// Those of them that do not lie at or under a key that was asked for: whoever holds the values has marked the others. Costs
+    /// nothing for what lies under it.
+    pub fn dependents(&self, index: &Index, root: &Root) -> BTreeSet<Key> {
+        let is_own = |key: &Key| match root {
+            Root::Key { key: own, exact: true } => key == own,
+            Root::Key { key: own, exact: false } => own.is_prefix_of(key),
+            Root::Tag(_) => false,
+        };
+        let beyond = self.reached.iter().filter(|one| one.resource.is_some() || one.area.has_parts());
+        beyond.flat_map(|reached| reached.area.members(index)).filter(|key| !is_own(key)).collect()
+    }
+
     /// The same for people, from the nearest to the farthest, each key once: at most [`CASCADE_LINES_MAX`] lines, and no more
     /// bytes than a value may have. `refetches` says whether a key would be fetched at once.
     pub fn lines(

@@ -5,18 +5,17 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use paceline_proto::{
-    fetch::{FetchFailure, Fetched, Want},
+    fetch::{CascadeLine, FetchFailure, Fetched, Want},
     id::{Key, SessionId, Trace},
     time::Time,
 };
 
-use super::{
-    Answer, Ask, AskId, Effect, Engine, FAILURES_SHOWN, RefetchType, Timer,
-    inflight::Wish,
-    query::Query,
-    seam::{Root, cascade},
+use super::{Answer, Ask, AskId, Effect, Engine, RefetchType, Timer, inflight::Wish, query::Query};
+use crate::{
+    cascade::{Cascade, Root},
+    limits::FAILURES_SHOWN,
+    rules::{Options, Staleness},
 };
-use crate::rules::Options;
 
 /// A question under way.
 #[derive(Debug)]
@@ -157,13 +156,17 @@ impl Engine {
         self.answer_refetch_if_done(id, out);
     }
 
-    fn preview(&self, key: &Key, exact: bool) -> Vec<paceline_proto::fetch::CascadeLine> {
-        let mut lines = cascade(&self.resources, &self.index, &Root::Key { key, exact });
-        for line in &mut lines {
-            let query = line.key.as_ref().and_then(|key| self.queries.get(key));
-            line.refetches = query.is_some_and(|query| query.is_active() && self.can_fetch(query));
-        }
-        lines
+    fn preview(&mut self, key: &Key, exact: bool) -> Vec<CascadeLine> {
+        let cascade = Cascade::new(&mut self.resources, &Root::Key { key: key.clone(), exact });
+        let reached = cascade.keys(&self.index);
+        let fetched = |key: &&Key| {
+            let query = self.queries.get(*key);
+            query.is_some_and(|query| {
+                query.is_active() && query.staleness() != Staleness::Static && self.can_fetch(query)
+            })
+        };
+        let fetched: BTreeSet<Key> = reached.iter().filter(fetched).cloned().collect();
+        cascade.lines(&self.index, &mut self.resources, |key| fetched.contains(key))
     }
 
     /// A caller took the question back.

@@ -20,9 +20,7 @@ use paceline_proto::{
 };
 
 use super::AskId;
-
-/// Times that a flight begins its attempt anew because of what happened meanwhile.
-pub(super) const RENEWALS_MAX: u32 = 1;
+use crate::limits::RENEWALS_MAX;
 
 #[derive(Debug)]
 pub(super) struct Flight {

@@ -11,11 +11,11 @@ use paceline_proto::{
 
 use super::{
     AskId, Effect, Engine, Note,
-    flight::{Flight, RENEWALS_MAX, Response, Step, Verdict},
+    flight::{Flight, Response, Step, Verdict},
     nanoseconds,
     query::Query,
 };
-use crate::rules::Hints;
+use crate::{limits::RENEWALS_MAX, rules::Hints};
 
 /// A wish for a key.
 #[derive(Debug, Clone, Copy, Default)]

@@ -12,25 +12,19 @@
 //! **Invariant:** a key that is marked stays so until a value comes whose fetch began after the mark, or that is written or
 //! pushed.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use paceline_proto::{
     id::{Key, Trace},
     time::Time,
 };
 
-use super::{
-    Effect, Engine, RefetchType, Timer,
-    inflight::Wish,
-    seam::{Root, cascade},
+use super::{Effect, Engine, RefetchType, Timer, inflight::Wish};
+use crate::{
+    cascade::{Cascade, Root},
+    limits::WINDOWS_MAX,
+    rules::Staleness,
 };
-use crate::rules::Staleness;
-
-/// Windows that a burst of invalidations may stretch its gathering to.
-pub const WINDOWS_MAX: u32 = 10;
 
 /// Invalidations whose fetches wait.
 #[derive(Debug, Default)]
@@ -81,8 +75,7 @@ impl Engine {
             }
             (false, RefetchType::Inactive | RefetchType::All) => self.index.under(key).cloned().collect(),
         };
-        let is_own = |reached: &Key| if exact { reached == key } else { key.is_prefix_of(reached) };
-        let dependents = self.dependents(&Root::Key { key, exact }, is_own);
+        let dependents = self.dependents(&Root::Key { key: key.clone(), exact });
         self.reach(now, own, dependents, refetch, trace, out);
     }
 
@@ -94,19 +87,17 @@ impl Engine {
         trace: Trace,
         out: &mut Vec<Effect>,
     ) {
-        let dependents = self.dependents(&Root::Tag(tag), |_| false);
+        let dependents = self.dependents(&Root::Tag(tag.clone()));
         self.reach(now, Vec::new(), dependents, refetch, trace, out);
     }
 
-    /// Marks what depends on a root beyond what is its own. Whatever is marked stays to be noticed where nobody looks now.
-    fn dependents(&mut self, root: &Root<'_>, is_own: impl Fn(&Key) -> bool) -> Vec<Key> {
-        let lines = cascade(&self.resources, &self.index, root);
-        let keys: BTreeSet<Key> = lines.into_iter().filter_map(|line| line.key).collect();
-        let keys: Vec<Key> = keys.into_iter().filter(|key| !is_own(key)).collect();
+    /// Marks what depends on a root. What nobody looks at now notices the mark later.
+    fn dependents(&mut self, root: &Root) -> Vec<Key> {
+        let keys = Cascade::new(&mut self.resources, root).dependents(&self.index, root);
         for key in &keys {
             self.index.mark(key, true);
         }
-        keys
+        keys.into_iter().collect()
     }
 
     fn reach(

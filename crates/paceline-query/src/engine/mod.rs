@@ -33,7 +33,6 @@ mod poll;
 mod query;
 mod refresh;
 mod retry;
-mod seam;
 mod stats;
 mod strategy;
 mod timers;
@@ -53,7 +52,7 @@ use paceline_proto::{
     time::Time,
 };
 
-use crate::{index::Index, resources::Resources, rules::Defaults};
+use crate::{index::Index, limits::RETURN_WAIT, resources::Resources, rules::Defaults};
 
 pub use stats::{Durations, Stats};
 pub use types::*;
@@ -95,10 +94,6 @@ pub struct Inherited {
     /// It is marked stale.
     pub invalidated: bool,
 }
-
-/// After a takeover, sessions are waited for so long before "nobody can fetch it" is an answer: longer than the suspicion and
-/// the way back of a session that a killed primary left behind.
-pub const RETURN_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The query engine; see the module.
 #[derive(Debug)]

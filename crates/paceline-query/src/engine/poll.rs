@@ -19,14 +19,12 @@ use serde_json::Value;
 use super::{Effect, Engine, query::Query, strategy::Session};
 use crate::{
     condition::Scope,
-    limits::INTERVAL_MIN,
+    limits::{INTERVAL_MIN, POLL_BACKOFF_MAX},
     rules::{Options, Poll, PollMode, PollStep},
 };
 
 /// Where neither the rules nor the session names an interval to back off from.
 const BACKOFF_BASE: Duration = Duration::from_secs(5);
-/// No backoff of polling waits longer.
-pub(super) const BACKOFF_CAP: Duration = Duration::from_secs(300);
 
 /// How a key is polled at the moment.
 #[derive(Debug, Default)]
@@ -76,7 +74,7 @@ impl Pace {
     /// What conditions make of an interval: never more than half of the time is spent asking, and a network that fails
     /// is asked less and less often.
     fn adapted(&self, interval: Duration) -> Duration {
-        let slowed = doubled(interval, self.network_failures).min(interval.max(BACKOFF_CAP));
+        let slowed = doubled(interval, self.network_failures).min(interval.max(POLL_BACKOFF_MAX));
         slowed.max(self.took * 2).max(INTERVAL_MIN)
     }
 }
@@ -193,7 +191,7 @@ impl Engine {
             (None, PollStep::Stop) => return None,
             (None, PollStep::BackOff) => {
                 let base = poll.map_or(BACKOFF_BASE, back_off_from);
-                doubled(base, query.pace.failures).min(BACKOFF_CAP)
+                doubled(base, query.pace.failures).min(POLL_BACKOFF_MAX)
             }
         };
         if !session.presence.visible {
@@ -249,7 +247,7 @@ impl Engine {
         for key in self.index.active_under(&Key::default()).cloned().collect::<Vec<_>>() {
             self.encourage(&key);
             if let Some(interval) = self.poll_interval(&key, now) {
-                let bound = super::nanoseconds(interval.min(BACKOFF_CAP));
+                let bound = super::nanoseconds(interval.min(POLL_BACKOFF_MAX));
                 let delay = Duration::from_nanos(self.random.up_to(bound));
                 if let Some(query) = self.queries.get_mut(&key) {
                     query.pace.not_before = now + delay;

@@ -20,10 +20,10 @@ use super::{
     nanoseconds,
     query::Query,
 };
-use crate::rules::{Retry, Source};
-
-/// A `Retry-After` is believed up to here: a slip of a server must not silence a key for ever.
-pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+use crate::{
+    limits::RETRY_AFTER_MAX,
+    rules::{Retry, Source},
+};
 
 /// What a server's wish to wait is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

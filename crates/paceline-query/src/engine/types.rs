@@ -220,15 +220,12 @@ pub enum Ask {
     },
 }
 
-/// Failures that an [`Answer::Refetched`] shows: enough to see what is wrong, and far from a frame's bound.
-pub const FAILURES_SHOWN: usize = 16;
-
 /// Answers.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     /// To [`Ask::Fetch`].
     Fetched(Fetched),
-    /// To [`Ask::Refetch`]: how many were fetched, and the failures, at most [`FAILURES_SHOWN`] of them in full.
+    /// To [`Ask::Refetch`]: how many were fetched, and the failures, at most [`FAILURES_SHOWN`](crate::limits::FAILURES_SHOWN) of them in full.
     Refetched {
         /// With a new value.
         ok: u64,

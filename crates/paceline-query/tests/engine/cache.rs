@@ -183,3 +183,19 @@ fn q9_a_state_is_shown_again_to_a_session_that_comes_back() {
     assert_eq!(world.shows[&key("a")], shows + 1, "nothing changed");
     assert!(world.requests.is_empty());
 }
+
+#[test]
+fn q1_the_longest_gc_time_of_those_who_looked_counts() {
+    let own = |minutes| Options { gc: Some(mins(minutes)), ..Options::default() };
+    let mut world = World::new([stale_after("a", mins(1))]);
+    world.set("a", "1");
+    world.observe_with(A, "a", own(30));
+    world.observe_with(B, "a", own(1));
+    world.unobserve(A, "a");
+    world.pass(mins(10));
+    world.unobserve(B, "a");
+    world.pass(mins(20) - ms(1));
+    assert!(world.held("a").is_some(), "what one drops is not removed from under another");
+    world.pass(ms(1));
+    assert_eq!(world.held("a"), None);
+}

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use paceline_proto::fetch::{FailureKind, FetchStatus, Want};
 use paceline_query::{
-    engine::{Ask, Input, RefetchType},
+    engine::{Answer, Ask, Input, RefetchType},
+    limits::FAILURES_SHOWN,
     rules::{NetworkMode, Resource, Retry, Source},
 };
 
@@ -287,4 +288,35 @@ fn o3_a_key_that_is_pushed_all_the_time_is_asked_for_twice_and_then_the_pushed_v
     assert_eq!(world.requests.len(), 2);
     assert_eq!(world.answer(ask), Some(Ok(("1399".into(), false, false))));
     assert_eq!(world.held("a"), Some("2999"));
+}
+
+#[test]
+fn n4_a_wish_to_wait_is_believed_for_a_day() {
+    let day = secs(24 * 3600);
+    for (wish, expected) in [(day - secs(1), day - secs(1)), (day, day), (day + secs(1), day)] {
+        let mut world = World::new([steady("a")]);
+        world.observe(A, "a");
+        world.reply(limited(wish));
+        world.pass(expected - ms(1));
+        assert_eq!(world.requests.len(), 1);
+        world.pass(ms(1));
+        assert_eq!(world.requests.len(), 2, "{wish:?}");
+    }
+}
+
+#[test]
+fn t2_a_refetch_tells_so_many_failures_in_full_and_counts_the_rest() {
+    for count in [FAILURES_SHOWN, FAILURES_SHOWN + 1] {
+        let mut world = World::new([steady("a")]);
+        for n in 0..count {
+            world.set(&format!("a/{n}"), "0");
+        }
+        let ask = Ask::Refetch { key: key("a"), exact: false, stale: false, refetch: RefetchType::All };
+        let id = world.ask_for(A, ask);
+        for _ in 0..count {
+            world.reply(failed(FailureKind::Invalid));
+        }
+        let Answer::Refetched { failed, failures, .. } = &world.answers[&id] else { panic!("no answer") };
+        assert_eq!((*failed, failures.len()), (count as u64, FAILURES_SHOWN));
+    }
 }

@@ -1,7 +1,10 @@
 //! Invalidation: T3, T6, I2, I3, I4.
 
-use paceline_proto::presence::Presence;
-use paceline_query::{engine::RefetchType, rules::Resource};
+use paceline_proto::{id::Trace, presence::Presence};
+use paceline_query::{
+    engine::{Answer, Ask, Input, RefetchType},
+    rules::{Dependency, Resource},
+};
 
 use crate::world::*;
 
@@ -145,4 +148,61 @@ fn i4_an_unrelated_slow_fetch_delays_nothing() {
     world.pass(secs(10));
     world.invalidate("a");
     assert_eq!(world.requested("a"), [secs(10)]);
+}
+
+fn on(segments: serde_json::Value) -> Dependency {
+    Dependency::Key(segments.as_array().expect("a list").clone())
+}
+
+#[test]
+fn i1_what_depends_on_a_key_or_a_tag_is_marked_with_it_and_fetched_if_somebody_looks() {
+    let list =
+        Resource { depends_on: vec![on(serde_json::json!(["package"]))], ..stale_after("list", mins(60)) };
+    let report =
+        Resource { depends_on: vec![on(serde_json::json!(["list"]))], ..stale_after("report", mins(60)) };
+    let tagged = Resource { tags: vec!["licence".into()], ..stale_after("tagged", mins(60)) };
+    let mut world = World::new([stale_after("package", mins(60)), list, report, tagged]);
+    for name in ["package/7", "list/a", "list/b", "report", "tagged"] {
+        world.set(name, "0");
+    }
+    for name in ["list/a", "report", "tagged"] {
+        world.observe(A, name);
+    }
+    let preview = world.ask_for(A, Ask::Preview { key: key("package/7"), exact: true });
+    world.invalidate_as("package/7", true, RefetchType::Active);
+    let fetched: Vec<_> = world.requests.iter().map(|(_, _, key)| key.clone()).collect();
+    assert_eq!(fetched, [key("list/a"), key("report")]);
+    assert_eq!(world.marked, [key("list/a"), key("list/b"), key("report")]);
+
+    let Answer::Cascade(lines) = &world.answers[&preview] else { panic!("no preview") };
+    let shown: Vec<_> = lines.iter().map(|line| (line.key.clone(), line.depth, line.refetches)).collect();
+    let line = |name, depth, refetches| (Some(key(name)), depth, refetches);
+    let expected = [
+        line("package/7", 0, false),
+        line("list/a", 1, true),
+        line("list/b", 1, false),
+        line("report", 2, true),
+    ];
+    assert_eq!(shown, expected, "the preview told it before anything happened");
+
+    world.send(Input::TagInvalidated {
+        tag: "licence".into(),
+        refetch: RefetchType::Active,
+        trace: Trace::NONE,
+    });
+    assert!(world.is_stale("tagged") && world.requested("tagged").len() == 1);
+    assert_eq!(world.marked.last(), Some(&key("tagged")));
+}
+
+#[test]
+fn t3_a_part_of_an_object_matches_what_has_it() {
+    let mut world = World::new([stale_after("list", mins(60))]);
+    let active = r#"["list",{"page":1,"status":"active"}]"#;
+    for name in [active, r#"["list",{"status":"done"}]"#] {
+        world.set(name, "0");
+        world.observe(A, name);
+    }
+    world.invalidate(r#"["list",{"status":"active"}]"#);
+    assert_eq!(world.requests.iter().map(|(_, _, key)| key.clone()).collect::<Vec<_>>(), [key(active)]);
+    assert_eq!(world.marked, [key(active)], "which the hub did not find by its bytes");
 }

@@ -359,3 +359,18 @@ fn p4_nothing_is_polled_offline_and_polls_come_back_spread_over_their_interval()
     assert!((5..25).contains(&early), "{early} of 40 in the first third");
     assert!(world.requests.len() >= 80);
 }
+
+#[test]
+fn p3_a_backoff_ends_at_five_minutes() {
+    let poll = when(Poll::every(secs(80)), "error", PollStep::BackOff);
+    let mut world = World::new([polled("a", poll)]);
+    world.observe(A, "a");
+    world.reply(value("1"));
+    for _ in 0..4 {
+        while world.open.is_empty() {
+            world.pass(secs(1));
+        }
+        world.reply(failed(FailureKind::Status(404)));
+    }
+    assert_eq!(gaps(&world, "a"), [80, 160, 300, 300].map(secs));
+}
