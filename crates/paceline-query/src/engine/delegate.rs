@@ -147,7 +147,7 @@ impl Engine {
         self.touch(key);
         let next = self.queries.get(key).and_then(|query| self.choose(query, true));
         match next {
-            Some(session) => self.run(now, key, session, out),
+            Some(_) => self.attempt(now, key, out),
             None => {
                 let why = format!("no session brought an answer within {deadline:?}");
                 self.attempt_failed(now, key, failure(FailureKind::Timeout, why), out);
@@ -173,7 +173,7 @@ impl Engine {
             self.touch(&key);
             let next = self.queries.get(&key).and_then(|query| self.choose(query, false));
             match next {
-                Some(session) => self.run(now, &key, session, out),
+                Some(_) => self.attempt(now, &key, out),
                 None => {
                     let why = "the session that fetched it left, and no other can".to_owned();
                     self.no_fetcher(now, &key, failure(FailureKind::Cancelled, why), out);

@@ -288,7 +288,7 @@ impl Engine {
         self.index.set_active(&key, active);
         let turns_stale = active && !query.is_stale(now);
         let stale = query.stale_at().filter(|_| turns_stale).map(|(at, _)| at);
-        let kept = (!active && query.flight.is_none()).then_some(query.keep_until);
+        let kept = (!active && query.flight.is_none()).then_some(query.keep_until.max(now));
         let attempt = query.flight.as_ref().and_then(flight::Flight::due);
         match query.flight.as_ref().map(|flight| &flight.step) {
             Some(flight::Step::Paused { .. }) => drop(self.paused.insert(key.clone())),

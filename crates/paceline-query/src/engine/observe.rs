@@ -26,7 +26,7 @@ impl Engine {
         out: &mut Vec<Effect>,
     ) {
         self.sessions.get(session).keys.insert(key.clone());
-        let preferences = self.preferences;
+        let (preferences, returning_until) = (self.preferences, self.returning_until);
         let query = self.query(now, &key);
         let known = query.observers.insert(session, options);
         query.shown = None;
@@ -34,8 +34,10 @@ impl Engine {
         let switched_on =
             triggers.subscribe && preferences.refetch_on_subscribe && preferences.automatic_updates;
         let missing = query.held.is_none();
+        // Who comes back after a takeover is not new: what is stale by now is refreshed in turn.
+        let new = now >= returning_until;
         let wanted = match known {
-            None => missing || (switched_on && query.is_stale_for(&options, now)),
+            None => missing || (new && switched_on && query.is_stale_for(&options, now)),
             Some(before) => before != options && missing,
         };
         self.touch(&key);

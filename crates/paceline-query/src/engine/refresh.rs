@@ -92,9 +92,10 @@ impl Engine {
         Some(stale_at.max(again).max(allowed).max(now))
     }
 
-    /// Nothing that the key's requests need is known to be gone.
+    /// The network that the key's requests need is not known to be gone. What is offline first gets its one attempt from those
+    /// who ask, not from those who come again and again.
     pub(super) fn is_reachable(&self, query: &Query) -> bool {
-        self.online || query.rules.network != NetworkMode::Online
+        self.online || query.rules.network == NetworkMode::Always
     }
 
     /// Begins what may begin. Whether anything did.

@@ -64,11 +64,32 @@ fn nothing_fresh_is_fetched_again_because_of_a_takeover() {
         }
         world.declare(session, stale_after("a", mins(1)));
     }
+    world.pass(ms(0));
     assert_eq!(world.requested("a/fresh"), []);
     assert_eq!(world.requested("a/stale").len(), 1, "once for both");
     assert!(!world.is_stale("a/fresh"));
     world.pass(secs(1));
     assert!(world.is_stale("a/fresh"), "at its instant, as if nothing had happened");
+}
+
+#[test]
+fn what_is_stale_after_a_takeover_is_refreshed_in_turn() {
+    let names: Vec<String> = (0..100).map(|n| format!("a/{n}")).collect();
+    let values: Vec<_> = names.iter().map(|name| (name.as_str(), mins(2))).collect();
+    let mut world = taken_over(&values);
+    world.declare(A, stale_after("a", mins(1)));
+    for name in &names {
+        world.observe(A, name);
+    }
+    world.pass(ms(0));
+    let mut answered = 0;
+    while !world.open.is_empty() {
+        assert!(world.open.len() <= 3);
+        world.reply(value("1"));
+        world.pass(ms(0));
+        answered += 1;
+    }
+    assert_eq!(answered, 100);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The query engine in virtual time, requirement by requirement.
 
 mod cache;
+mod chaos;
 mod fetching;
 mod group;
 mod invalidation;

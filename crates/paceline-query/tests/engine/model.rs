@@ -607,10 +607,10 @@ fn run(steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_sequence_looks_the_same_to_a_model_that_scans(steps in prop::collection::vec(step(), 1..200)) {
+    fn any_sequence_looks_the_same_to_a_model_that_scans(steps in prop::collection::vec(step(), 1..100)) {
         run(&steps);
     }
 }

@@ -226,6 +226,18 @@ impl World {
         self.change(key(name), bytes(text), Cause::Push { versioned: false });
     }
 
+    /// An upstream pushes a value, with or without a version.
+    pub fn push_as(&mut self, name: &str, text: &str, versioned: bool) {
+        self.change(key(name), bytes(text), Cause::Push { versioned });
+    }
+
+    /// The key loses its value.
+    pub fn reset(&mut self, name: &str) {
+        if self.values.remove(&key(name)).is_some() {
+            self.send(Input::Removed { key: key(name) });
+        }
+    }
+
     fn change(&mut self, key: Key, value: Bytes, cause: Cause) {
         let at = self.now;
         self.values.insert(key.clone(), Stored { value: value.clone(), at, invalidated: false });
