@@ -131,7 +131,7 @@ impl Engine {
         refetch: RefetchType,
     ) -> BTreeSet<Key> {
         let keys: Vec<Key> = if exact { vec![key.clone()] } else { self.index.under(key).cloned().collect() };
-        keys.iter().for_each(|key| self.notice_mark(now, key));
+        keys.iter().for_each(|key| self.notice(now, key));
         let is_meant = |query: &Query| {
             refetch.takes(query.is_active()) && (!stale || query.is_stale(now)) && self.can_fetch(query)
         };

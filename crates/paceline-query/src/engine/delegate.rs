@@ -33,7 +33,7 @@ impl Engine {
     /// Makes the next attempt of a flight, or says what it waits for.
     pub(super) fn attempt(&mut self, now: Time, key: &Key, out: &mut Vec<Effect>) {
         self.touch(key);
-        self.notice_mark(now, key);
+        self.notice(now, key);
         let Some(query) = self.queries.get(key) else { return };
         let Some(flight) = &query.flight else { return };
         let waits_for_network = match query.rules.network {

@@ -118,7 +118,7 @@ impl Engine {
         out: &mut Vec<Effect>,
     ) {
         let Some(key) = self.attempts.get(&id).cloned() else { return };
-        self.notice_mark(now, &key);
+        self.notice(now, &key);
         let running = |query: &Query| {
             let attempt = query.flight.as_ref()?.running()?;
             (attempt.id == id && attempt.session == session).then_some(attempt.late)

@@ -113,7 +113,7 @@ impl Engine {
             out.push(Effect::Mark { keys: dependents.clone(), trace });
         }
         for key in own.into_iter().chain(dependents) {
-            self.notice_mark(now, &key);
+            self.notice(now, &key);
             let Some(query) = self.queries.get(&key) else { continue };
             let meant = refetch.takes(query.is_active()) && query.staleness() != Staleness::Static;
             if meant && self.can_fetch(query) {
@@ -122,20 +122,23 @@ impl Engine {
         }
     }
 
-    /// Takes note of a mark that reached the key. A mark is a number in the index, and costs nothing for keys that nobody looks
-    /// at; theirs are noticed here when somebody does, or when their fetch brings an answer.
-    pub(super) fn notice_mark(&mut self, now: Time, key: &Key) {
+    /// Takes note of a mark that reached the key, and of rules that changed. Both are numbers that cost nothing for keys that
+    /// nobody looks at; what they mean for those is noticed here, when somebody does or when their fetch goes on.
+    pub(super) fn notice(&mut self, now: Time, key: &Key) {
         let Some(query) = self.queries.get_mut(key) else { return };
+        if query.rules_of != self.resources.generation() {
+            query.rules_of = self.resources.generation();
+            query.take_rules(self.resources.rules(key));
+        }
         let mark = self.index.marked(key);
-        if mark <= query.mark {
-            return;
+        if mark > query.mark {
+            query.mark = mark;
+            query.marked = query.marked.or(query.held.as_ref().map(|_| now));
+            if let Some(late) = query.flight.as_mut().and_then(super::flight::Flight::late) {
+                late.invalidated = true;
+            }
+            self.touch(key);
         }
-        query.mark = mark;
-        query.marked = query.marked.or(query.held.as_ref().map(|_| now));
-        if let Some(late) = query.flight.as_mut().and_then(super::flight::Flight::late) {
-            late.invalidated = true;
-        }
-        self.touch(key);
     }
 
     /// Fetches at once, or gathers.

@@ -18,6 +18,7 @@
 //! | `refresh.rs` | the service that keeps active values fresh, and the lane for crowds |
 //! | `poll.rs` | one polling timer per key |
 //! | `strategy.rs` | presence of the sessions, and what the group makes of it |
+//! | `stats.rs`, `status.rs` | what it counts, and what it tells when asked |
 //! | `timers.rs` | all deadlines in one ordered set |
 //!
 //! **Invariant:** the timers and the shown state of a key are functions of its `Query`. Whatever changes one says so by
@@ -34,6 +35,7 @@ mod query;
 mod refresh;
 mod retry;
 mod stats;
+mod status;
 mod strategy;
 mod timers;
 mod triggers;
@@ -55,6 +57,7 @@ use paceline_proto::{
 use crate::{index::Index, limits::RETURN_WAIT, resources::Resources, rules::Defaults};
 
 pub use stats::{Durations, Stats};
+pub use status::{Counts, Listed};
 pub use types::*;
 
 use asks::Asked;
@@ -154,16 +157,18 @@ impl Engine {
             stats: Stats::default(),
             defaults,
         };
+        // No resource is declared yet: all keys have the same rules.
+        let rules = engine.resources.rules(&Key::default());
+        let rules_of = engine.resources.generation();
         for Inherited { key, value, at, invalidated } in start.values {
-            let query = engine.query(now, &key);
+            let mut query = Query::new(rules.clone(), rules_of, engine.index.generation());
             query.held = Some(Held { value, at });
             query.marked = invalidated.then_some(now);
             query.keep_until = now + query.gc(None);
-            engine.touch(&key);
+            engine.timers.set(Timer::Gc(key.clone()), Some(query.keep_until));
+            engine.index.insert(&key);
+            engine.queries.insert(key, query);
         }
-        let mut out = Vec::new();
-        engine.settle(now, &mut out);
-        debug_assert!(out.is_empty(), "nobody looks yet: {out:?}");
         engine
     }
 
@@ -223,7 +228,7 @@ impl Engine {
                     self.touch(&key);
                 }
                 Timer::Poll(key) => self.poll(now, &key, out),
-                Timer::Gc(key) => self.expired(&key, out),
+                Timer::Gc(key) => self.expired(now, &key, out),
             }
             self.settle_touched(now, out);
         }
@@ -234,9 +239,12 @@ impl Engine {
         if !self.queries.contains_key(key) {
             self.index.insert(key);
         }
-        self.notice_mark(now, key);
+        self.notice(now, key);
         let (resources, generation) = (&mut self.resources, self.index.generation());
-        self.queries.entry(key.clone()).or_insert_with(|| Query::new(resources.rules(key), generation))
+        self.queries.entry(key.clone()).or_insert_with(|| {
+            let rules = resources.rules(key);
+            Query::new(rules, resources.generation(), generation)
+        })
     }
 
     /// The query of a key may have changed.

@@ -10,9 +10,12 @@ use paceline_proto::{
     time::Time,
 };
 
-use super::{Effect, Engine, Note, query::Held};
+use super::{
+    Effect, Engine, Note,
+    query::{Held, Query},
+};
 use crate::{
-    resources::Declared,
+    resources::{Declared, KeyRules},
     rules::{Options, Resource},
 };
 
@@ -60,13 +63,17 @@ impl Engine {
     }
 
     /// Nobody needed the value for its gc time.
-    pub(super) fn expired(&mut self, key: &Key, out: &mut Vec<Effect>) {
+    pub(super) fn expired(&mut self, now: Time, key: &Key, out: &mut Vec<Effect>) {
+        self.notice(now, key);
+        self.touch(key);
         let Some(query) = self.queries.get(key) else { return };
+        if query.keep_until > now {
+            return;
+        }
         if query.held.is_some() {
             out.push(Effect::Remove { key: key.clone() });
         }
         self.forget(key);
-        self.touch(key);
     }
 
     pub(super) fn forget(&mut self, key: &Key) {
@@ -118,7 +125,7 @@ impl Engine {
             Declared::Full => out.push(Effect::Note(Note::ResourcesFull { resource: name, session })),
         }
         if self.resources.generation() != generation {
-            self.rules_changed(&prefix);
+            self.rules_changed(now, &prefix);
         }
         if first {
             self.fetcher_came(now, &prefix, out);
@@ -126,16 +133,22 @@ impl Engine {
     }
 
     /// The keys under a prefix may have other rules now.
-    pub(super) fn rules_changed(&mut self, prefix: &Key) {
-        for key in self.index.under(prefix).cloned().collect::<Vec<_>>() {
-            let rules = self.resources.rules(&key);
-            if let Some(query) = self.queries.get_mut(&key)
-                && query.rules != rules
-            {
-                query.rules = rules;
-                query.pace.changed();
-                self.touch(&key);
-            }
+    pub(super) fn rules_changed(&mut self, now: Time, prefix: &Key) {
+        for key in self.index.active_under(prefix).cloned().collect::<Vec<_>>() {
+            self.notice(now, &key);
+            self.touch(&key);
+        }
+    }
+}
+
+impl Query {
+    /// What was granted by the old rules counts from the same moment by the new ones.
+    pub(super) fn take_rules(&mut self, rules: Arc<KeyRules>) {
+        if self.rules != rules {
+            let unused_since = self.keep_until - self.rules.gc;
+            self.keep_until = self.keep_until.max(unused_since + rules.gc);
+            self.rules = rules;
+            self.pace.changed();
         }
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub(super) struct Query {
     pub(super) rules: Arc<KeyRules>,
+    /// The count of rule changes at which they were taken.
+    pub(super) rules_of: u64,
     pub(super) held: Option<Held>,
     /// Since when it is marked stale, whatever its age.
     pub(super) marked: Option<Time>,
@@ -59,9 +61,10 @@ pub(super) struct Query {
 }
 
 impl Query {
-    pub(super) fn new(rules: Arc<KeyRules>, mark: u64) -> Self {
+    pub(super) fn new(rules: Arc<KeyRules>, rules_of: u64, mark: u64) -> Self {
         Self {
             rules,
+            rules_of,
             held: None,
             marked: None,
             mark,
@@ -118,6 +121,11 @@ impl Query {
             Staleness::Always => true,
             Staleness::After(limit) => now.since(held.at) >= limit,
         }
+    }
+
+    /// A mark makes it stale.
+    pub(super) fn is_markable(&self) -> bool {
+        self.staleness() != Staleness::Static
     }
 
     /// When time makes the value stale, or made it; `None` = it never does.

@@ -77,7 +77,7 @@ impl Engine {
         let Some(session) = self.sessions.remove(id) else { return };
         if self.resources.forget(id) {
             for prefix in &session.prefixes {
-                self.rules_changed(prefix);
+                self.rules_changed(now, prefix);
             }
         }
         for ask in session.asks {

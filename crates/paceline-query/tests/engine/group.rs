@@ -8,8 +8,8 @@ use paceline_proto::{
     time::Time,
 };
 use paceline_query::{
-    engine::{Inherited, Note, Start},
-    rules::Defaults,
+    engine::{Counts, Inherited, Note, RefetchType, Start},
+    rules::{Defaults, Resource},
 };
 
 use crate::world::*;
@@ -124,11 +124,55 @@ fn an_inherited_value_that_nobody_comes_back_for_is_removed_after_its_gc_time() 
 }
 
 #[test]
+fn rules_that_come_after_the_values_hold_for_those_that_nobody_looks_at() {
+    let mut world = taken_over(&[("a", mins(1)), ("b", mins(1))]);
+    world.declare(A, Resource { gc: Some(mins(30)), ..resource("a") });
+    world.pass(mins(30) - ms(1));
+    assert_eq!((world.held("a"), world.held("b")), (Some("inherited"), None));
+    world.pass(ms(1));
+    assert_eq!((world.held("a"), world.engine.deadline()), (None, None));
+}
+
+#[test]
+fn every_key_is_counted_once_and_listed_with_its_state() {
+    let mut world = World::new([stale_after("a", mins(1))]);
+    for name in ["a/fresh", "a/stale", "a/unseen", "a/fetching"] {
+        world.observe(A, name);
+    }
+    for name in ["a/fresh", "a/stale", "a/unseen"] {
+        world.reply_to(name, value("12"));
+    }
+    world.unobserve(A, "a/unseen");
+    world.invalidate_as("a/stale", true, RefetchType::None);
+    world.invalidate_as("a/unseen", true, RefetchType::None);
+    world.online(false);
+    world.observe(A, "a/paused");
+    let counts = world.engine.counts(world.now);
+    assert_eq!(counts, Counts { fresh: 1, fetching: 1, paused: 1, stale: 1, inactive: 1 });
+    assert_eq!(world.engine.active(), 4);
+    let listed: Vec<_> = world
+        .engine
+        .list(world.now)
+        .map(|listed| (listed.key.clone(), listed.state.stale, listed.observers, listed.size))
+        .collect();
+    let line = |name, stale, observers, size| (key(name), stale, observers, size);
+    let expected = [
+        line("a/fetching", true, 1, 0),
+        line("a/fresh", false, 1, 2),
+        line("a/paused", true, 1, 0),
+        line("a/stale", true, 1, 2),
+        line("a/unseen", true, 0, 2),
+    ];
+    let sorted: std::collections::BTreeMap<_, _> =
+        expected.into_iter().map(|(key, stale, observers, size)| (key, (stale, observers, size))).collect();
+    let listed: std::collections::BTreeMap<_, _> =
+        listed.into_iter().map(|(key, stale, observers, size)| (key, (stale, observers, size))).collect();
+    assert_eq!(listed, sorted);
+}
+
+#[test]
 fn an_engine_with_nothing_due_has_no_deadline() {
-    let never = paceline_query::rules::Resource {
-        stale: Some(paceline_query::rules::Staleness::Never),
-        ..resource("a")
-    };
+    let never = Resource { stale: Some(paceline_query::rules::Staleness::Never), ..resource("a") };
     let mut world = World::new([never]);
     for n in 0..100 {
         world.observe(A, &format!("a/{n}"));
