@@ -136,7 +136,7 @@ fn rules_that_come_after_the_values_hold_for_those_that_nobody_looks_at() {
 #[test]
 fn every_key_is_counted_once_and_listed_with_its_state() {
     let mut world = World::new([stale_after("a", mins(1))]);
-    for name in ["a/fresh", "a/stale", "a/unseen", "a/fetching"] {
+    for name in ["a/fresh", "a/stale", "a/unseen/1", "a/fetching"] {
         world.observe(A, name);
     }
     for name in ["a/fresh", "a/stale", "a/unseen/1"] {
