@@ -104,6 +104,7 @@ impl From<paceline::Error> for Failure {
             | paceline::Error::Decode { .. }
             | paceline::Error::Contended
             | paceline::Error::Overloaded
+            | paceline::Error::Fetch(_)
             | paceline::Error::NotAcknowledged { .. }
             | paceline::Error::RuntimeDead(_) => Self::Failed(error.to_string()),
         }

@@ -26,6 +26,12 @@ pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
+/// The wall clock's time at an instant of the clock that never goes back, for people to read.
+pub fn wall_of(time: Time) -> SystemTime {
+    let (now, wall) = (boottime(), wall());
+    wall.checked_sub(now.since(time)).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
 /// How long the machine has been suspended since it booted; always zero where the system does not tell.
 ///
 /// Exact to about 0.1 ms (the two clocks are not read at one instant): compare the growth with a threshold of

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use paceline_ipc::codec::{LENGTH_BYTES, decode, encode_frame};
 use paceline_proto::{
     connection::{Connection, ConnectionState},
+    fetch::*,
     id::{
         Channel, Epoch, Key, Mark, MutationId, Nonce, Offset, OpId, Place, Position, SessionId, Stream,
         Trace, Version,
@@ -18,6 +19,7 @@ use paceline_proto::{
     look::*,
     message::*,
     presence::Presence,
+    time::Time,
 };
 use proptest::prelude::*;
 
@@ -49,7 +51,7 @@ fn place() -> Place {
 }
 
 fn held() -> Held {
-    Held { key: key(), place: place(), value: json(), hash: u64::MAX, invalidated: true }
+    Held { key: key(), place: place(), value: json(), hash: u64::MAX, invalidated: true, updated_at: Time(9) }
 }
 
 fn operation(n: u64, operation: Operation) -> HeldOp {
@@ -124,6 +126,9 @@ fn name_of_hub(message: &ToHub) -> &'static str {
         ToHub::Seen { .. } => "Seen",
         ToHub::OfferArchive { .. } => "OfferArchive",
         ToHub::ArchivedValues(_) => "ArchivedValues",
+        ToHub::Declare(_) => "Declare",
+        ToHub::Observe { .. } => "Observe",
+        ToHub::Fetched { .. } => "Fetched",
     }
 }
 
@@ -150,6 +155,8 @@ fn name_of_session(message: &ToSession) -> &'static str {
         ToSession::Look { .. } => "Look",
         ToSession::ArchiveHeld => "ArchiveHeld",
         ToSession::Applied(_) => "Applied",
+        ToSession::Fetch(_) => "Fetch",
+        ToSession::CancelFetch(_) => "CancelFetch",
     }
 }
 
@@ -207,6 +214,13 @@ fn to_hub() -> Vec<ToHub> {
         ask(7, Ask::Look { at: SESSION, look: Look::Trace { after: 9, trace: Some(0x0102) } }),
         ask(8, Ask::Look { at: SESSION, look: Look::Events { after: 9 } }),
         ask(9, Ask::Look { at: SESSION, look: Look::Debug(true) }),
+        ask(10, want(Want::Fresh { max_age_ms: Some(30_000), max_wait_ms: None })),
+        ask(11, want(Want::New)),
+        ask(12, want(Want::Prefetch)),
+        ask(13, Ask::Refetch { key: key(), exact: true, stale: true, refetch: RefetchType::All }),
+        ask(14, Ask::Preview { key: key(), exact: true }),
+        ask(15, Ask::InvalidateTag { tag: "stock".into(), refetch: RefetchType::Inactive }),
+        ask(16, Ask::Online(true)),
         ToHub::Presence(Presence { visible: false, focused: true, active: false, battery: Some(80) }),
         ToHub::Kit(address()),
         ToHub::Took(Epoch(4)),
@@ -218,7 +232,19 @@ fn to_hub() -> Vec<ToHub> {
             keys: vec![KeyOffer { key: key(), place: place(), hash: 5 }],
         },
         ToHub::ArchivedValues(vec![held()]),
+        ToHub::Declare(vec![Declared { name: "packages".into(), rules: json(), fetches: true }]),
+        ToHub::Observe { key: key(), options: json() },
+        fetched(FetchOutcome::Value {
+            value: json(),
+            version: Version::Number(9),
+            etag: "e".into(),
+            hints: json(),
+        }),
+        fetched(FetchOutcome::NotModified),
     ]
+    .into_iter()
+    .chain(failures().into_iter().map(|failure| fetched(FetchOutcome::Failed(failure))))
+    .collect()
 }
 
 /// As [`to_hub`].
@@ -271,6 +297,7 @@ fn to_session() -> Vec<ToSession> {
             gaps: vec![gap(GapCause::Upstream)],
             ops: vec![(MARK, set())],
             connections: vec![connection(ConnectionState::Live)],
+            states: vec![(key(), query(FetchStatus::Idle))],
             end: Some(SnapshotEnd {
                 upto: Offset(5),
                 positions: vec![(channel(), Position::Opaque("x".into()))],
@@ -292,8 +319,44 @@ fn to_session() -> Vec<ToSession> {
         ToSession::Look { asker: SESSION, id: 7, look: Look::Events { after: 0 } },
         ToSession::ArchiveHeld,
         ToSession::Applied(vec![Applied { session: SESSION, runs: vec![(1, 4)] }]),
+        ToSession::Fetch(FetchRequest {
+            id: FetchId(5),
+            resource: "packages".into(),
+            key: key(),
+            deadline_ms: 30_000,
+            background: true,
+            etag: "e".into(),
+            trace: Trace { trace: 0x0102, span: 3 },
+        }),
+        ToSession::CancelFetch(FetchId(5)),
     ]);
     all
+}
+
+fn want(want: Want) -> Ask {
+    Ask::Fetch { key: key(), want }
+}
+
+fn fetched(outcome: FetchOutcome) -> ToHub {
+    ToHub::Fetched { id: FetchId(5), outcome }
+}
+
+fn failures() -> Vec<FetchFailure> {
+    [
+        FailureKind::Network,
+        FailureKind::Timeout,
+        FailureKind::Status(503),
+        FailureKind::Refused(3),
+        FailureKind::Invalid,
+        FailureKind::NoFetcher,
+        FailureKind::Cancelled,
+    ]
+    .map(|kind| FetchFailure { kind, why: "closed".to_owned(), retry_after_ms: Some(9), detail: json() })
+    .into()
+}
+
+fn query(fetch: FetchStatus) -> QueryState {
+    QueryState { fetch, background: true, stale: true, failures: 2, error: Some("closed".into()) }
 }
 
 fn seen_trace() -> Seen {
@@ -359,6 +422,17 @@ fn looks() -> Vec<Answer> {
             counts: vec![("fenced".to_owned(), 1)],
         }),
         Answer::Seen(Seen::Debug { before: false }),
+        Answer::Fetched(Fetched::Value { value: json(), updated_at: Time(9), stale: true, cached: false }),
+        Answer::Fetched(Fetched::Begun),
+        Answer::Fetched(Fetched::Failed(failures().remove(0))),
+        Answer::Refetched { ok: 2, failed: 1, failures: vec![(key(), "closed".into())] },
+        Answer::Cascade(vec![CascadeLine {
+            depth: 1,
+            cause: "tag stock".into(),
+            key: Some(key()),
+            resource: Some("packages".into()),
+            refetches: true,
+        }]),
     ]
 }
 
@@ -392,6 +466,11 @@ fn frames() -> Vec<ToSession> {
         .map(|state| Body::Connection(connection(state))),
     );
     frames.push(Body::Nothing);
+    frames.extend(
+        [FetchStatus::Idle, FetchStatus::Fetching, FetchStatus::Paused]
+            .map(|fetch| Body::Query { key: key(), state: query(fetch) }),
+    );
+    frames.push(Body::Removed { key: key() });
     let mut frames: Vec<ToSession> = frames.into_iter().map(frame).collect();
     frames.push(ToSession::Frame(Frame {
         offset: Offset(6),

@@ -226,6 +226,81 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// A session declared or asked for what this build cannot read; its other words count.
+    DeclarationRefused {
+        /// Who.
+        session: SessionId,
+        /// Why.
+        why: String,
+    },
+    /// Two sessions declare different rules under one name; those of the first count.
+    RulesConflict {
+        /// The resource.
+        resource: String,
+        /// Whose rules count.
+        first: SessionId,
+        /// Whose do not.
+        session: SessionId,
+    },
+    /// A fetch brought a value.
+    Fetched {
+        /// The key, for people.
+        key: String,
+        /// Nobody waited.
+        background: bool,
+        /// Milliseconds from the first attempt to the end.
+        took_ms: u64,
+        /// Attempts.
+        attempts: u32,
+    },
+    /// A fetch brought no value.
+    FetchFailed {
+        /// The key, for people.
+        key: String,
+        /// Nobody waited.
+        background: bool,
+        /// Milliseconds from the first attempt to the end.
+        took_ms: u64,
+        /// Attempts.
+        attempts: u32,
+        /// Why.
+        why: String,
+    },
+    /// A value turned stale by time.
+    TurnedStale {
+        /// The key, for people.
+        key: String,
+        /// Its age in milliseconds.
+        age_ms: u64,
+        /// The limit.
+        limit_ms: u64,
+    },
+    /// The refresh service looked at what is due.
+    RefreshLooked {
+        /// Values looked at.
+        checked: u32,
+        /// Of them stale.
+        stale: u32,
+        /// Refreshes begun.
+        begun: u32,
+    },
+    /// The group went over to the active strategy, or to the background one.
+    StrategyChanged {
+        /// Some session is visible.
+        active: bool,
+    },
+    /// Upstreams can, or cannot, be reached.
+    OnlineChanged {
+        /// They can.
+        online: bool,
+    },
+    /// A server asked everybody to wait.
+    ServerAskedToWait {
+        /// The server, or the resource.
+        server: String,
+        /// Milliseconds.
+        for_ms: u64,
+    },
     /// A bound was reached.
     LimitReached {
         /// Its name in `limits`.
@@ -321,9 +396,44 @@ impl fmt::Display for Event {
             Self::UpstreamMessageRefused { upstream, why } => {
                 write!(f, "a message of {upstream} cannot be used: {why}")
             }
+            Self::DeclarationRefused { session, why } => {
+                write!(f, "a declaration of {} cannot be used: {why}", session.short())
+            }
+            Self::RulesConflict { resource, first, session } => write!(
+                f,
+                "{} declares other rules of {resource} than {}, whose rules count",
+                session.short(),
+                first.short()
+            ),
+            Self::Fetched { key, background, took_ms, attempts } => {
+                write!(f, "fetched {key}{} in {took_ms} ms, {attempts} attempts", behind(*background))
+            }
+            Self::FetchFailed { key, background, took_ms, attempts, why } => {
+                let behind = behind(*background);
+                write!(f, "could not fetch {key}{behind} in {took_ms} ms, {attempts} attempts: {why}")
+            }
+            Self::TurnedStale { key, age_ms, limit_ms } => {
+                write!(f, "{key} is stale: {age_ms} ms old, {limit_ms} ms are its limit")
+            }
+            Self::RefreshLooked { checked, stale, begun } => {
+                write!(f, "looked at {checked} queries: {stale} are stale, {begun} are refreshed")
+            }
+            Self::StrategyChanged { active: true } => write!(f, "somebody looks: the active strategy"),
+            Self::StrategyChanged { active: false } => write!(f, "nobody looks: the background strategy"),
+            Self::OnlineChanged { online: true } => write!(f, "back online"),
+            Self::OnlineChanged { online: false } => {
+                write!(f, "offline: nothing is fetched, what is held is shown")
+            }
+            Self::ServerAskedToWait { server, for_ms } => {
+                write!(f, "{server} asks everybody to wait for {for_ms} ms")
+            }
             Self::LimitReached { limit } => write!(f, "the limit {limit} was reached"),
         }
     }
+}
+
+fn behind(background: bool) -> &'static str {
+    if background { " in the background" } else { "" }
 }
 
 impl fmt::Display for Cause {
@@ -377,6 +487,15 @@ impl Event {
             Self::HandoverAborted { .. } => "handover_aborted",
             Self::UpstreamChanged { .. } => "upstream_changed",
             Self::UpstreamMessageRefused { .. } => "upstream_message_refused",
+            Self::DeclarationRefused { .. } => "declaration_refused",
+            Self::RulesConflict { .. } => "rules_conflict",
+            Self::Fetched { .. } => "fetched",
+            Self::FetchFailed { .. } => "fetch_failed",
+            Self::TurnedStale { .. } => "turned_stale",
+            Self::RefreshLooked { .. } => "refresh_looked",
+            Self::StrategyChanged { .. } => "strategy_changed",
+            Self::OnlineChanged { .. } => "online_changed",
+            Self::ServerAskedToWait { .. } => "server_asked_to_wait",
             Self::LimitReached { .. } => "limit_reached",
         }
     }

@@ -112,6 +112,32 @@ impl FailureKind {
     }
 }
 
+/// Which members of an invalidation or refetch are fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum RefetchType {
+    /// Those somebody subscribes to.
+    #[default]
+    Active,
+    /// Those nobody subscribes to.
+    Inactive,
+    /// All.
+    All,
+    /// None: they are marked.
+    None,
+}
+
+impl RefetchType {
+    /// Whether it means a key that somebody subscribes to, or that nobody does.
+    pub const fn takes(self, active: bool) -> bool {
+        match self {
+            Self::Active => active,
+            Self::Inactive => !active,
+            Self::All => true,
+            Self::None => false,
+        }
+    }
+}
+
 /// What a caller wants to be fetched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Want {
@@ -149,6 +175,17 @@ pub enum Fetched {
     Failed(FetchFailure),
 }
 
+impl Fetched {
+    /// An estimate of its bytes.
+    pub fn size(&self) -> usize {
+        64 + match self {
+            Self::Value { value, .. } => value.len(),
+            Self::Begun => 0,
+            Self::Failed(failure) => failure.why.len() + failure.detail.len(),
+        }
+    }
+}
+
 /// Whether a fetch is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum FetchStatus {
@@ -168,7 +205,7 @@ pub struct QueryState {
     pub fetch: FetchStatus,
     /// Nobody waits for that fetch.
     pub background: bool,
-    /// The value is stale by the rules.
+    /// The value is stale by the rules. That there is none, or that it is marked, is told with the value.
     pub stale: bool,
     /// Failed attempts since the last success.
     pub failures: u32,

@@ -55,6 +55,8 @@ pub const OWNER_GAP: Duration = Duration::from_millis(200);
 pub const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Claims that the collector always leaves.
 pub const CLAIMS_KEPT: usize = 16;
+/// Resources that a session declares.
+pub const DECLARED_MAX: usize = 1024;
 /// Heirs with a kit each.
 pub const HEIRS: usize = 2;
 

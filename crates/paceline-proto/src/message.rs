@@ -13,12 +13,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     connection::Connection,
+    fetch::{
+        CascadeLine, Declared, FetchId, FetchOutcome, FetchRequest, Fetched, QueryState, RefetchType, Want,
+    },
     id::{
         Channel, Epoch, Key, Mark, MutationId, Nonce, Offset, OpId, Place, Position, SessionId, Stream,
         Trace, Version,
     },
     look::{KeyInfo, Look, ReignStats, Seen, SessionInfo},
     presence::Presence,
+    time::Time,
 };
 
 /// Protocol versions this build speaks; the highest common one is used per connection.
@@ -236,6 +240,18 @@ pub enum Body {
     Connection(Connection),
     /// Takes a place without a change (an operation that changed nothing).
     Nothing,
+    /// The state of a query besides its value.
+    Query {
+        /// The key.
+        key: Key,
+        /// Its state.
+        state: QueryState,
+    },
+    /// The value of a key that nobody subscribes to was dropped. Unlike a Reset it leaves no place behind.
+    Removed {
+        /// The key.
+        key: Key,
+    },
 }
 
 /// A value with its place.
@@ -251,6 +267,8 @@ pub struct Held {
     pub hash: u64,
     /// Marked stale by an invalidation after it was installed.
     pub invalidated: bool,
+    /// When it was found to be right: pushed, set or fetched.
+    pub updated_at: Time,
 }
 
 /// A part of a channel that could not be delivered.
@@ -440,6 +458,40 @@ pub enum Ask {
         /// What.
         look: Look,
     },
+    /// A value of a key, as fresh as wanted.
+    Fetch {
+        /// The key.
+        key: Key,
+        /// How fresh.
+        want: Want,
+    },
+    /// Fetch again what lies at or under a key; answered when all of it is done.
+    Refetch {
+        /// The prefix.
+        key: Key,
+        /// Only the key itself.
+        exact: bool,
+        /// Only what is stale.
+        stale: bool,
+        /// Which members.
+        refetch: RefetchType,
+    },
+    /// What an invalidation would reach.
+    Preview {
+        /// The prefix.
+        key: Key,
+        /// Only the key itself.
+        exact: bool,
+    },
+    /// Mark the resources of a tag stale, and what depends on it.
+    InvalidateTag {
+        /// The tag.
+        tag: Arc<str>,
+        /// Which members are fetched at once.
+        refetch: RefetchType,
+    },
+    /// The manual switch: whether upstreams can be reached.
+    Online(bool),
 }
 
 /// Answer to an `Ask`.
@@ -464,6 +516,19 @@ pub enum Answer {
     Stats(ReignStats),
     /// What the session found.
     Seen(Seen),
+    /// What came of a fetch.
+    Fetched(Fetched),
+    /// What came of a refetch.
+    Refetched {
+        /// Keys with a new value.
+        ok: u64,
+        /// Keys without.
+        failed: u64,
+        /// The first failures.
+        failures: Vec<(Key, Arc<str>)>,
+    },
+    /// What an invalidation would reach.
+    Cascade(Vec<CascadeLine>),
 }
 
 /// From a session to the owner.
@@ -561,6 +626,22 @@ pub enum ToHub {
     },
     /// Values of the archive that the owner wanted.
     ArchivedValues(Vec<Held>),
+    /// Resources that the session knows, in chunks; told on every link.
+    Declare(Vec<Declared>),
+    /// What the session asks of a key that it subscribes to.
+    Observe {
+        /// The key.
+        key: Key,
+        /// What, as `paceline-query` writes it: JSON.
+        options: Bytes,
+    },
+    /// What came of a fetch that the session was asked for.
+    Fetched {
+        /// The attempt.
+        id: FetchId,
+        /// What came of it.
+        outcome: FetchOutcome,
+    },
 }
 
 /// From the owner to a session.
@@ -648,6 +729,10 @@ pub enum ToSession {
     ArchiveHeld,
     /// Operations whose effect is in everybody's values, which the owner learned of only now.
     Applied(Vec<Applied>),
+    /// Fetch this.
+    Fetch(FetchRequest),
+    /// The attempt is not wanted any more.
+    CancelFetch(FetchId),
 }
 
 /// A chunk of a snapshot. The follower's `last` advances only at `end`.
@@ -663,6 +748,8 @@ pub struct Snapshot {
     pub ops: Vec<(Mark, HeldOp)>,
     /// Upstream connections.
     pub connections: Vec<Connection>,
+    /// States of queries other than the default.
+    pub states: Vec<(Key, QueryState)>,
     /// The snapshot is complete.
     pub end: Option<SnapshotEnd>,
 }
@@ -742,7 +829,10 @@ impl Body {
     pub fn key(&self) -> Option<&Key> {
         match self {
             Self::Value(held) => Some(&held.key),
-            Self::Invalidate { key, .. } | Self::Reset { key, .. } => Some(key),
+            Self::Invalidate { key, .. }
+            | Self::Reset { key, .. }
+            | Self::Query { key, .. }
+            | Self::Removed { key } => Some(key),
             Self::Event { .. } | Self::Gap(_) | Self::Connection(_) | Self::Nothing => None,
         }
     }
@@ -751,7 +841,8 @@ impl Body {
     pub fn size(&self) -> usize {
         match self {
             Self::Value(held) => held.size(),
-            Self::Invalidate { key, .. } => key.0.len(),
+            Self::Invalidate { key, .. } | Self::Removed { key } => key.0.len(),
+            Self::Query { key, state } => key.0.len() + state.error.as_ref().map_or(0, |why| why.len()),
             Self::Event { stream, data } => stream.0.len() + data.len(),
             Self::Gap(gap) => gap.channel.0.len(),
             Self::Reset { key, held, .. } => key.0.len() + held.as_ref().map_or(0, Held::size),

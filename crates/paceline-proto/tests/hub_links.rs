@@ -391,7 +391,7 @@ fn frame(offset: u64, body: Body) -> ToSession {
 
 fn held(value: &str, place: Place) -> Held {
     let hash = value.len() as u64 * 1000 + u64::from(value.as_bytes().first().copied().unwrap_or_default());
-    Held { key: key("k"), place, value: text(value), hash, invalidated: false }
+    Held { key: key("k"), place, value: text(value), hash, invalidated: false, updated_at: Time::ZERO }
 }
 
 fn place(epoch: u64, offset: u64) -> Place {

@@ -11,6 +11,7 @@ use paceline_proto::{
     id::*,
     limits::{CHUNK_ITEMS, KEY_MAX, VALUE_MAX},
     message::*,
+    time::Time,
 };
 
 fn submit(net: &mut Net, id: u64, payload: &str) -> u64 {
@@ -262,6 +263,7 @@ fn who_breaks_a_rule_is_dropped_alone_with_the_reason() {
                 value: text("x"),
                 hash: 0,
                 invalidated: false,
+                updated_at: Time::ZERO,
             }]),
             "hash",
         ),

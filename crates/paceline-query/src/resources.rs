@@ -118,6 +118,23 @@ impl KeyRules {
         self.resources.first().map(|matched| &matched.resource.name)
     }
 
+    /// When time makes the value stale. What nobody can fetch again came by a push or a `set`: it is not old unless a
+    /// resource says so.
+    pub fn staleness(&self) -> Staleness {
+        let said = |matched: &Matched| matched.resource.stale.is_some();
+        if self.source == Source::None && !self.resources.iter().any(said) {
+            Staleness::Never
+        } else {
+            self.stale
+        }
+    }
+
+    /// Whether a value that was not fetched is the only one there will be: nobody can fetch the key, and no resource says
+    /// how long it is kept.
+    pub fn keeps_what_is_set(&self) -> bool {
+        self.source == Source::None && !self.resources.iter().any(|matched| matched.resource.gc.is_some())
+    }
+
     /// How the key is polled, and what the names in the conditions stand for.
     pub fn poll(&self) -> Option<(&Poll, &Bindings)> {
         self.resources.iter().find_map(|matched| Some((matched.resource.poll.as_ref()?, &matched.bound)))

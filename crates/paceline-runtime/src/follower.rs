@@ -16,6 +16,7 @@ use paceline_ipc::{
 use paceline_proto::{
     election::{ConnectFailure, Target},
     event::Event,
+    fetch::{Declared, FetchId, FetchOutcome},
     follower::{Config, Effect, Follower, Input},
     hub::Part,
     id::{Epoch, Key, Stream, Trace},
@@ -33,6 +34,7 @@ use tokio::sync::oneshot;
 use crate::{
     death::End,
     election::ElectionIn,
+    fetcher::FetcherIn,
     hub::{BeginReign, HubIn},
     link::{Outbound, Progress},
     shell::{Business, Describe, Io},
@@ -76,6 +78,8 @@ pub(crate) enum FollowerIn {
     Submit { hash: [u8; 16], payload: Bytes, reply: oneshot::Sender<Option<(u64, SubmitOutcome)>> },
     /// A caller's question.
     Ask { ask: Ask, reply: oneshot::Sender<Option<Answer>> },
+    /// The fetcher has an outcome for the owner of the epoch.
+    Fetched { epoch: Epoch, id: FetchId, outcome: FetchOutcome },
     /// What the session shows changed.
     Presence(Presence),
     /// The session leaves: say Close.
@@ -120,6 +124,7 @@ impl Describe for FollowerIn {
             Self::Op { .. } => "op",
             Self::Submit { .. } => "submit",
             Self::Ask { .. } => "ask",
+            Self::Fetched { .. } => "fetched",
             Self::Presence(_) => "presence",
             Self::Leave => "leave",
             Self::Stop => "stop",
@@ -164,9 +169,13 @@ pub(crate) struct FollowerBusiness {
 }
 
 impl FollowerBusiness {
-    pub(crate) fn new(seat: Seat) -> Self {
+    pub(crate) fn new(seat: Seat, resources: Vec<Declared>) -> Self {
+        let mut machine = Follower::new(Config { session: seat.identity.session });
+        let mut effects = Vec::new();
+        // It has no link yet: what it knows is told on the first one.
+        machine.handle(Time::ZERO, Input::Declare(resources), &mut effects);
         Self {
-            machine: Follower::new(Config { session: seat.identity.session }),
+            machine,
             seat,
             presence: Presence::default(),
             link: Link::None,
@@ -175,7 +184,7 @@ impl FollowerBusiness {
             callers: BTreeMap::new(),
             next_token: 0,
             synced_once: false,
-            effects: Vec::new(),
+            effects,
         }
     }
 
@@ -213,7 +222,16 @@ impl FollowerBusiness {
         match effect {
             Effect::Send(message) => self.send(message, io),
             Effect::Show(held) => self.seat.replica.show(&held),
+            Effect::Touch(held) => self.seat.replica.touch(&held),
+            Effect::ShowState(key, state) => self.seat.replica.show_state(&key, state),
             Effect::Clear(key) => self.seat.replica.clear(&key),
+            Effect::Fetch { epoch, request } => {
+                let cause = request.trace;
+                self.seat.peers.fetcher(FetcherIn::Fetch { epoch, request }, cause);
+            }
+            Effect::CancelFetch { epoch, id } => {
+                self.seat.peers.fetcher(FetcherIn::Cancel { epoch, id }, io.trace);
+            }
             Effect::Deliver(event) => {
                 if self.seat.replica.deliver(event) {
                     self.seat.observer.event(Event::LimitReached { limit: "EVENT_QUEUE" });
@@ -329,13 +347,20 @@ impl FollowerBusiness {
         if !matches!(self.link, Link::Remote { attempt: current, .. } if current == attempt) {
             return;
         }
+        self.unlinked(io);
+        self.seat.peers.election(ElectionIn::Eof { attempt }, io.trace);
+    }
+
+    /// What the owner asked for is not wanted any more; the next one asks anew.
+    fn unlinked(&mut self, io: &mut Io<'_, FollowerIn>) {
         self.link = Link::None;
         self.machine.handle(io.now, Input::LinkLost, &mut self.effects);
+        // Not `carry_out`: this may be called while it runs.
         let effects = std::mem::take(&mut self.effects);
         for effect in effects {
             self.effect(effect, io);
         }
-        self.seat.peers.election(ElectionIn::Eof { attempt }, io.trace);
+        self.seat.peers.fetcher(FetcherIn::GiveUp, io.trace);
     }
 
     fn attempted(
@@ -490,8 +515,7 @@ impl Business for FollowerBusiness {
             FollowerIn::Disconnect { attempt } => {
                 self.attempts.remove(&attempt);
                 if matches!(self.link, Link::Remote { attempt: current, .. } if current == attempt) {
-                    self.link = Link::None;
-                    self.drive(Input::LinkLost, io);
+                    self.unlinked(io);
                 }
             }
             FollowerIn::Attempted { attempt, result } => self.attempted(attempt, result, io),
@@ -511,8 +535,7 @@ impl Business for FollowerBusiness {
             FollowerIn::Loopback { epoch, parts } => self.loopback(epoch, parts, io),
             FollowerIn::LoopbackLost { epoch } => {
                 if matches!(self.link, Link::Loopback { epoch: current } if current == epoch) {
-                    self.link = Link::None;
-                    self.drive(Input::LinkLost, io);
+                    self.unlinked(io);
                 }
             }
             FollowerIn::Kit(address) => self.drive(Input::KitReady(address), io),
@@ -540,6 +563,9 @@ impl Business for FollowerBusiness {
             FollowerIn::Ask { ask, reply } => {
                 let token = self.call(Caller::Ask(reply));
                 self.drive(Input::Ask { token, ask, trace: io.trace }, io);
+            }
+            FollowerIn::Fetched { epoch, id, outcome } => {
+                self.drive(Input::Fetched { epoch, id, outcome }, io);
             }
             FollowerIn::Presence(presence) => {
                 self.presence = presence;

@@ -1,7 +1,7 @@
 //! Hub actor: the owner's listener and links around the pure hub.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     time::Duration,
 };
@@ -16,12 +16,13 @@ use paceline_ipc::{
 use paceline_proto::{
     connection::Connection as UpstreamConnection,
     event::Event,
-    hub::{Begin, Carried, ChannelSpec, Effect, Hub, Input},
+    hub::{Begin as BeginHub, Carried, ChannelSpec, Effect, Hub, Input, QueryFact},
     id::{Channel, Epoch, LinkId, Mark, MutationId, Position, SessionId, Trace},
     limits::{HELLO_TIMEOUT, UNAUTHENTICATED_MAX, WRITE_MAX},
     message::{Change, Hello, KitAddress, Member, Refusal, SubmitOutcome, ToHub, ToSession},
-    time::Time,
+    time::{Time, earliest},
 };
+use paceline_query::rules::Defaults;
 
 use tokio::sync::oneshot;
 
@@ -31,6 +32,7 @@ use crate::{
     follower::FollowerIn,
     link::{Outbound, Progress},
     outbox::OutboxIn,
+    queries::{Begin, Output, Queries},
     shell::{Business, Describe, Io},
     socket::SocketIn,
     thread::Seat,
@@ -180,11 +182,20 @@ struct Owned {
     retiring: bool,
     /// The listener, while retiring and after somebody came.
     parked: Option<Listener>,
+    /// Once the survivors' offers are in.
+    queries: Option<Queries>,
+    /// For the engine, in order.
+    facts: VecDeque<QueryFact>,
+    /// The engine is being driven.
+    engaged: bool,
 }
 
 pub(crate) struct HubBusiness {
     seat: Seat,
     channels: Vec<ChannelSpec>,
+    defaults: Defaults,
+    /// For the jitter of the query engine.
+    seed: u64,
     owned: Option<Owned>,
     /// Last words to links of an ended reign, still being written.
     finishing: usize,
@@ -195,13 +206,23 @@ pub(crate) struct HubBusiness {
 }
 
 impl HubBusiness {
-    pub(crate) fn new(seat: Seat, channels: Vec<ChannelSpec>) -> Self {
-        Self { seat, channels, owned: None, finishing: 0, stopping: false, unwritten: 0, effects: Vec::new() }
+    pub(crate) fn new(seat: Seat, channels: Vec<ChannelSpec>, defaults: Defaults, seed: u64) -> Self {
+        Self {
+            seat,
+            channels,
+            defaults,
+            seed,
+            owned: None,
+            finishing: 0,
+            stopping: false,
+            unwritten: 0,
+            effects: Vec::new(),
+        }
     }
 
     fn begin(&mut self, begin: BeginReign, io: &mut Io<'_, HubIn>) {
         let epoch = begin.epoch;
-        let state = Begin {
+        let state = BeginHub {
             epoch,
             session: self.seat.identity.session,
             carried: begin.carried,
@@ -219,6 +240,9 @@ impl HubBusiness {
             next_link: 1,
             retiring: false,
             parked: None,
+            queries: None,
+            facts: VecDeque::new(),
+            engaged: false,
         });
         io.complete(accept(epoch, begin.listener));
         self.carry_out(io);
@@ -250,6 +274,47 @@ impl HubBusiness {
         let Some(owned) = &mut self.owned else { return };
         owned.machine.handle(io.now, input, &mut self.effects);
         self.carry_out(io);
+        self.engage(io);
+    }
+
+    /// Hands the engine what the hub decided, and the hub what the engine wishes, until both are at rest. What a wish leads
+    /// to comes before what waited.
+    fn engage(&mut self, io: &mut Io<'_, HubIn>) {
+        if self.owned.as_mut().is_none_or(|owned| std::mem::replace(&mut owned.engaged, true)) {
+            return;
+        }
+        while let Some(owned) = &mut self.owned
+            && let Some(fact) = owned.facts.pop_front()
+        {
+            let mut output = Output::default();
+            if fact == QueryFact::Began {
+                let begin = Begin {
+                    defaults: self.defaults.clone(),
+                    own: self.seat.identity.session,
+                    seed: self.seed ^ owned.epoch.0,
+                    takeover: owned.epoch > Epoch(1),
+                };
+                owned.queries = Some(Queries::new(begin, &owned.machine, io.now));
+            }
+            if let Some(queries) = &mut owned.queries {
+                queries.take(io.now, fact, &mut output);
+            }
+            self.fulfil(output, io);
+        }
+        if let Some(owned) = &mut self.owned {
+            owned.engaged = false;
+        }
+    }
+
+    fn fulfil(&mut self, output: Output, io: &mut Io<'_, HubIn>) {
+        output.events.into_iter().for_each(|event| self.seat.observer.event(event));
+        let Some(waiting) = self.owned.as_mut().map(|owned| std::mem::take(&mut owned.facts)) else { return };
+        for wish in output.wishes {
+            self.drive(Input::Query(wish), io);
+        }
+        if let Some(owned) = &mut self.owned {
+            owned.facts.extend(waiting);
+        }
     }
 
     fn carry_out(&mut self, io: &mut Io<'_, HubIn>) {
@@ -283,6 +348,7 @@ impl HubBusiness {
             Effect::Presence { session, presence } => {
                 self.seat.observer.event(Event::PresenceChanged { session, presence });
             }
+            Effect::Query(fact) => owned.facts.push_back(fact),
             Effect::Event(event) => self.seat.observer.event(event),
         }
     }
@@ -586,7 +652,9 @@ impl Business for HubBusiness {
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.owned.as_ref().and_then(|owned| owned.machine.deadline())
+        let owned = self.owned.as_ref()?;
+        let engine = owned.queries.as_ref().and_then(Queries::deadline);
+        earliest(owned.machine.deadline(), engine)
     }
 
     fn due(&mut self, io: &mut Io<'_, HubIn>) {
@@ -594,6 +662,18 @@ impl Business for HubBusiness {
             return self.fenced(epoch, why, io);
         }
         self.drive(Input::Deadline, io);
+        let Some(owned) = &mut self.owned else { return };
+        let is_due = |queries: &&mut Queries| queries.deadline().is_some_and(|due| due <= io.now);
+        if let Some(queries) = owned.queries.as_mut().filter(is_due) {
+            let mut output = Output::default();
+            queries.due(io.now, &mut output);
+            owned.engaged = true;
+            self.fulfil(output, io);
+            if let Some(owned) = &mut self.owned {
+                owned.engaged = false;
+            }
+            self.engage(io);
+        }
     }
 
     fn flush(&mut self, io: &mut Io<'_, HubIn>) {

@@ -6,7 +6,6 @@
 
 mod death;
 mod election;
-#[cfg_attr(not(test), expect(dead_code, reason = "no owner asks for a fetch yet"))]
 pub mod fetcher;
 mod fold;
 mod follower;
@@ -17,6 +16,7 @@ mod observe;
 mod options;
 mod outbox;
 mod peers;
+mod queries;
 pub mod replica;
 mod shell;
 mod signals;
@@ -27,4 +27,5 @@ pub mod trace;
 pub use death::{Death, End};
 pub use observe::{EVENTS_KEPT, EventCursor, JoinState, Observer, level};
 pub use options::{Identity, Options};
+pub use paceline_ipc::clock::wall_of;
 pub use thread::{CallError, Runtime, StartError};

@@ -197,6 +197,9 @@ pub fn level(event: &Event) -> Level {
         | Event::VersionClash { .. }
         | Event::HandoverAborted { .. }
         | Event::UpstreamMessageRefused { .. }
+        | Event::DeclarationRefused { .. }
+        | Event::RulesConflict { .. }
+        | Event::ServerAskedToWait { .. }
         | Event::LimitReached { .. } => Level::WARN,
         Event::PrimaryElected { .. }
         | Event::Adopted { .. }
@@ -206,7 +209,10 @@ pub fn level(event: &Event) -> Level {
         | Event::Following { .. }
         | Event::Suspended { .. }
         | Event::HandoverStarted { .. }
-        | Event::UpstreamChanged { .. } => Level::INFO,
+        | Event::UpstreamChanged { .. }
+        | Event::StrategyChanged { .. }
+        | Event::OnlineChanged { .. }
+        | Event::FetchFailed { background: false, .. } => Level::INFO,
         Event::Suspected { .. }
         | Event::SuspicionCleared { .. }
         | Event::ClaimLost { .. }
@@ -221,7 +227,11 @@ pub fn level(event: &Event) -> Level {
         | Event::TailPulled { .. }
         | Event::WinnerRepublished { .. }
         | Event::OperationAdopted { .. }
-        | Event::ChannelRewound { .. } => Level::DEBUG,
+        | Event::ChannelRewound { .. }
+        | Event::Fetched { .. }
+        | Event::FetchFailed { background: true, .. }
+        | Event::TurnedStale { .. }
+        | Event::RefreshLooked { .. } => Level::DEBUG,
     }
 }
 

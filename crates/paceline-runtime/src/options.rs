@@ -2,11 +2,14 @@
 
 use paceline_ipc::dirs::StateDir;
 use paceline_proto::{
+    fetch::Declared,
     id::SessionId,
     message::{ProtoRange, Rank},
 };
 
-use crate::socket::Upstream;
+use paceline_query::rules::Defaults;
+
+use crate::{fetcher::Fetchers, socket::Upstream};
 
 /// Who this session is, as others see it.
 #[derive(Debug, Clone)]
@@ -34,4 +37,10 @@ pub struct Options {
     pub identity: Identity,
     /// Live upstreams that this session opens when it leads.
     pub upstreams: Vec<Upstream>,
+    /// Resources that this session knows: told to every owner.
+    pub resources: Vec<Declared>,
+    /// What holds for keys that no resource says anything about, while this session leads.
+    pub defaults: Defaults,
+    /// What this session can fetch.
+    pub fetchers: Fetchers,
 }

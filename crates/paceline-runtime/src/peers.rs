@@ -14,7 +14,8 @@ use paceline_proto::{
 };
 
 use crate::{
-    election::ElectionIn, follower::FollowerIn, hub::HubIn, outbox::OutboxIn, shell::Mail, socket::SocketIn,
+    election::ElectionIn, fetcher::FetcherIn, follower::FollowerIn, hub::HubIn, outbox::OutboxIn,
+    shell::Mail, socket::SocketIn,
 };
 
 /// The mailboxes of a session. Filled once, before the first message is handled.
@@ -27,6 +28,7 @@ pub(crate) struct Mailboxes {
     pub follower: Mail<FollowerIn>,
     pub socket: Mail<SocketIn>,
     pub outbox: Mail<OutboxIn>,
+    pub fetcher: Mail<FetcherIn>,
 }
 
 impl Peers {
@@ -57,6 +59,10 @@ impl Peers {
 
     pub(crate) fn socket(&self, input: SocketIn, trace: Trace) {
         self.get().socket.tell(input, trace);
+    }
+
+    pub(crate) fn fetcher(&self, input: FetcherIn, trace: Trace) {
+        self.get().fetcher.tell(input, trace);
     }
 
     pub(crate) fn outbox(&self, input: OutboxIn, trace: Trace) {

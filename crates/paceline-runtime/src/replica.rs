@@ -12,6 +12,7 @@ use paceline_ipc::clock;
 use paceline_proto::{
     connection::Connection,
     election::Role,
+    fetch::QueryState,
     id::{Channel, Key, Place, Position, Stream},
     message::{Gap, GapCause, Heir, Held, HeldEvent, Member},
 };
@@ -34,8 +35,10 @@ pub struct Snapshot {
     pub place: Option<Place>,
     /// Marked stale by an invalidation after the value was installed.
     pub invalidated: bool,
-    /// When this session installed the value.
+    /// When the value was found to be right: pushed, set or fetched.
     pub updated_at: Option<SystemTime>,
+    /// What the owner says of the query besides its value.
+    pub state: QueryState,
     /// Counts the states of the key in this session.
     pub generation: u64,
 }
@@ -66,17 +69,32 @@ impl Cell {
 
     fn store(&self, held: Option<&Held>) {
         let old = self.view.load();
-        let generation = old.generation + 1;
+        let (state, generation) = (old.state.clone(), old.generation + 1);
         self.view.store(Arc::new(match held {
             Some(held) => Snapshot {
                 value: Some(held.value.clone()),
                 place: Some(held.place.clone()),
                 invalidated: held.invalidated,
-                updated_at: Some(clock::wall()),
+                updated_at: Some(clock::wall_of(held.updated_at)),
+                state,
                 generation,
             },
-            None => Snapshot { generation, ..Snapshot::default() },
+            None => Snapshot { state, generation, ..Snapshot::default() },
         }));
+        self.changed.send_replace(generation);
+    }
+
+    /// The value stays, its time moves; nobody is told.
+    fn touch(&self, held: &Held) {
+        let old = self.view.load();
+        let (place, updated_at) = (Some(held.place.clone()), Some(clock::wall_of(held.updated_at)));
+        self.view.store(Arc::new(Snapshot { place, updated_at, ..Snapshot::clone(&old) }));
+    }
+
+    fn store_state(&self, state: QueryState) {
+        let old = self.view.load();
+        let generation = old.generation + 1;
+        self.view.store(Arc::new(Snapshot { state, generation, ..Snapshot::clone(&old) }));
         self.changed.send_replace(generation);
     }
 }
@@ -249,6 +267,18 @@ impl Replica {
     pub(crate) fn show(&self, held: &Held) {
         if let Some((cell, _)) = self.cells.read().get(&held.key) {
             cell.store(Some(held));
+        }
+    }
+
+    pub(crate) fn touch(&self, held: &Held) {
+        if let Some((cell, _)) = self.cells.read().get(&held.key) {
+            cell.touch(held);
+        }
+    }
+
+    pub(crate) fn show_state(&self, key: &Key, state: QueryState) {
+        if let Some((cell, _)) = self.cells.read().get(key) {
+            cell.store_state(state);
         }
     }
 

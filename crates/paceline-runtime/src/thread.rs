@@ -18,6 +18,7 @@ use tokio::sync::{oneshot, watch};
 use crate::{
     death::{Death, End},
     election::{ElectionBusiness, ElectionIn},
+    fetcher::FetcherBusiness,
     follower::{FollowerBusiness, FollowerIn},
     hub::HubBusiness,
     observe::Observer,
@@ -324,8 +325,13 @@ fn start_actors(
         death: death.clone(),
     };
     let election = ElectionBusiness::new(seat.clone(), lock, seed);
-    let hub = HubBusiness::new(seat.clone(), channels);
-    let follower = FollowerBusiness::new(seat.clone());
+    let hub = HubBusiness::new(seat.clone(), channels, options.defaults, seed);
+    let follower = FollowerBusiness::new(seat.clone(), options.resources);
+    let answers = peers.clone();
+    let answer = Box::new(move |epoch, id, outcome, trace| {
+        answers.follower(FollowerIn::Fetched { epoch, id, outcome }, trace);
+    });
+    let fetcher = FetcherBusiness::new(options.fetchers, observer.clone(), answer);
     let socket = SocketBusiness::new(seat.clone(), options.upstreams, seed);
     let outbox = OutboxBusiness::new(seat);
 
@@ -334,7 +340,8 @@ fn start_actors(
         hub: Shell::start(hub, ring.clone(), death.clone(), observer.clone()),
         follower: Shell::start(follower, ring.clone(), death.clone(), observer.clone()),
         socket: Shell::start(socket, ring.clone(), death.clone(), observer.clone()),
-        outbox: Shell::start(outbox, ring, death, observer),
+        outbox: Shell::start(outbox, ring.clone(), death.clone(), observer.clone()),
+        fetcher: Shell::start(fetcher, ring, death, observer),
     };
     let handles = (mailboxes.follower.clone(), mailboxes.election.clone());
     peers.fill(mailboxes);

@@ -245,6 +245,9 @@ pub fn size_up(message: &ToHub) -> usize {
         | ToHub::Kit(_)
         | ToHub::Took(_)
         | ToHub::Seen { .. }
+        | ToHub::Declare(_)
+        | ToHub::Observe { .. }
+        | ToHub::Fetched { .. }
         | ToHub::Close => 32,
     }
 }
@@ -273,6 +276,8 @@ pub fn size_down(message: &ToSession) -> usize {
         | ToSession::Moved { .. }
         | ToSession::Look { .. }
         | ToSession::Close
+        | ToSession::Fetch(_)
+        | ToSession::CancelFetch(_)
         | ToSession::ArchiveHeld => 48,
     }
 }

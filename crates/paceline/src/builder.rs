@@ -10,11 +10,13 @@ use paceline_proto::{
     id::SessionId,
     message::{PROTO, Rank},
 };
-use paceline_runtime::{Identity, Options, Runtime, StartError};
+use paceline_query::rules::Defaults;
+use paceline_runtime::{Identity, Options, Runtime, StartError, fetcher::Fetchers};
 
 use crate::{
     declared::Declarations,
     error::Error,
+    resource::Resource,
     session::{Session, block_on},
     upstream::WebSocket,
 };
@@ -28,6 +30,7 @@ pub struct Builder {
     rank: Rank,
     state_dir: Option<PathBuf>,
     upstreams: Vec<WebSocket>,
+    resources: Vec<Resource>,
     handle_signals: bool,
     declarations: Declarations,
 }
@@ -41,6 +44,7 @@ impl Builder {
             rank: Rank::Candidate,
             state_dir: None,
             upstreams: Vec::new(),
+            resources: Vec::new(),
             handle_signals: false,
             declarations: Declarations::default(),
         }
@@ -109,6 +113,13 @@ impl Builder {
     #[must_use]
     pub fn upstream(mut self, upstream: WebSocket) -> Self {
         self.upstreams.push(upstream);
+        self
+    }
+
+    /// Declares a resource: rules for keys, and how this process fetches them.
+    #[must_use]
+    pub fn resource(mut self, resource: Resource) -> Self {
+        self.resources.push(resource);
         self
     }
 
@@ -182,7 +193,11 @@ impl Builder {
             rank: self.rank,
             declared: config.map_or(0, |config| config.declared().root().short()),
         };
-        let runtime = Runtime::start(Options { dir, identity, upstreams })?;
+        let mut fetchers = Fetchers::new();
+        let built = self.resources.into_iter().map(|resource| resource.build(&mut fetchers));
+        let resources = built.collect::<Result<Vec<_>, _>>()?;
+        let defaults = Defaults::default();
+        let runtime = Runtime::start(Options { dir, identity, upstreams, resources, defaults, fetchers })?;
         if self.handle_signals {
             runtime.handle_signals().map_err(StartError::Signals)?;
         }

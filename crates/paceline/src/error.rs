@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use paceline_ipc::dirs::DirectoryError;
+use paceline_proto::fetch::FetchFailure;
 use paceline_runtime::{CallError, End, StartError};
 
 /// A call on a session failed. Each variant says whether state changed and whether a retry helps.
@@ -80,6 +81,9 @@ pub enum Error {
         /// What the owner said.
         why: String,
     },
+    /// No value could be fetched; nothing changed. Its kind says whether a retry may help.
+    #[error("{0}")]
+    Fetch(FetchFailure),
     /// The session's runtime ended (it left, or a part of it panicked); what the call did is unknown.
     #[error("the session's runtime ended: {0}")]
     RuntimeDead(String),
@@ -113,6 +117,11 @@ impl Error {
             End::Panicked(text) => format!("a part of it panicked: {text}"),
             End::Failed(text) => text.to_string(),
         })
+    }
+
+    /// An answer that belongs to another question: the primary breaks the protocol.
+    pub(crate) fn unexpected() -> Self {
+        Self::Refused("the primary gave another answer than was asked for".to_owned())
     }
 
     pub(crate) fn decode(error: &serde_json::Error) -> Self {

@@ -37,8 +37,10 @@ mod builder;
 mod declared;
 mod error;
 mod events;
+mod fetch;
 mod group;
 mod query;
+mod resource;
 mod session;
 mod upstream;
 
@@ -46,6 +48,7 @@ pub use builder::Builder;
 pub use declared::capabilities;
 pub use error::Error;
 pub use events::{Event, EventError, EventSubscription, Events};
+pub use fetch::{Fetched, Freshness, Reached, Refetched};
 pub use group::{Group, GroupWatch};
 pub use paceline_config as config;
 #[cfg(feature = "failpoints")]
@@ -54,13 +57,20 @@ pub use paceline_ipc::failpoint;
 pub use paceline_proto::{
     connection::{Connection, ConnectionState},
     election::Role,
+    fetch::{FailureKind, FetchFailure, FetchStatus},
     id::{Epoch, Position, SessionId, Trace, Version},
     look::{EventRecord, KeyInfo, Look, ReignStats, Seen, SessionInfo, Standing, TraceRecord},
     message::{Gap, GapCause, Heir, Member, Rank},
     presence::Presence,
 };
-pub use paceline_query::{key, key::QueryKey, patch::Patch};
+pub use paceline_query::{
+    key,
+    key::QueryKey,
+    patch::Patch,
+    rules::{NetworkMode, Poll, PollMode, PollStep, Retry, Staleness, Triggers},
+};
 pub use paceline_runtime::replica::GroupView;
 pub use query::{DataStatus, Query, Subscription, View};
+pub use resource::{Fetch, FetchError, Resource};
 pub use session::{Receipt, Session};
 pub use upstream::{Change, Route, WebSocket};

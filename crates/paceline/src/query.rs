@@ -7,6 +7,7 @@ use std::{
 };
 
 use paceline_proto::{
+    fetch::FetchStatus,
     id::{Key, Trace, Version},
     message::Ask,
 };
@@ -84,7 +85,7 @@ impl<T: DeserializeOwned> Subscription<T> {
     pub fn current(&self) -> Arc<View<T>> {
         let snapshot = self.cell.load();
         let mut shown = self.shown.lock();
-        if shown.snapshot.generation != snapshot.generation {
+        if !Arc::ptr_eq(&shown.snapshot, &snapshot) {
             *shown = Arc::new(View::new(snapshot));
         }
         shown.clone()
@@ -125,6 +126,8 @@ pub enum DataStatus {
     Pending,
     /// A value is there.
     Success,
+    /// The last fetch failed. A value may be there all the same.
+    Error,
 }
 
 /// One atomic snapshot of a query.
@@ -147,15 +150,40 @@ impl<T> View<T> {
 
     /// Whether a value is there.
     pub fn status(&self) -> DataStatus {
-        if self.snapshot.value.is_some() { DataStatus::Success } else { DataStatus::Pending }
+        match &self.snapshot {
+            snapshot if snapshot.state.error.is_some() => DataStatus::Error,
+            snapshot if snapshot.value.is_some() => DataStatus::Success,
+            _ => DataStatus::Pending,
+        }
     }
 
-    /// No value yet, or marked stale by an invalidation since the value was installed.
+    /// No value yet, marked stale by an invalidation since the value was installed, or stale by the rules of the key.
+    /// Changes of it are told like changes of the value.
     pub fn is_stale(&self) -> bool {
-        self.snapshot.value.is_none() || self.snapshot.invalidated
+        self.snapshot.value.is_none() || self.snapshot.invalidated || self.snapshot.state.stale
     }
 
-    /// When this session installed the value.
+    /// Whether a fetch of the key is under way in the group, and what it waits for.
+    pub fn fetch_status(&self) -> FetchStatus {
+        self.snapshot.state.fetch
+    }
+
+    /// Whether nobody waits for the fetch under way.
+    pub fn is_background(&self) -> bool {
+        self.snapshot.state.background
+    }
+
+    /// Failed attempts since the last value.
+    pub fn failures(&self) -> u32 {
+        self.snapshot.state.failures
+    }
+
+    /// Why the last fetch that somebody waited for failed. A failure in the background is not shown here.
+    pub fn fetch_error(&self) -> Option<&str> {
+        self.snapshot.state.error.as_deref()
+    }
+
+    /// When the value was found to be right: pushed, set or fetched.
     pub fn updated_at(&self) -> Option<SystemTime> {
         self.snapshot.updated_at
     }

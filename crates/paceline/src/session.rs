@@ -293,7 +293,7 @@ fn encode(value: &impl Serialize) -> Result<Bytes, Error> {
 }
 
 /// A cause of its own for a caller's request.
-fn new_trace() -> Trace {
+pub(crate) fn new_trace() -> Trace {
     Trace { trace: uuid::Uuid::now_v7().as_u128(), span: 0 }
 }
 

@@ -107,6 +107,8 @@ impl Follower {
                 self.install(held, mark, out);
             }
             Body::Connection(connection) => self.connection(connection, out),
+            Body::Query { key, state } => self.show_state(key, state, out),
+            Body::Removed { key } => self.removed(&key, out),
             Body::Nothing => {}
         }
         if let Some(op) = frame.op {
@@ -187,6 +189,14 @@ impl Follower {
         }
     }
 
+    /// A value that nobody subscribes to was dropped by the owner.
+    fn removed(&mut self, key: &Key, out: &mut Vec<Effect>) {
+        let had = self.held.remove(key).is_some_and(|entry| !entry.held.value.is_empty());
+        if had && self.keys.contains_key(key) {
+            out.push(Effect::Clear(key.clone()));
+        }
+    }
+
     /// Takes a value if its place is ahead of the held one. Equal content is not shown again.
     fn install(&mut self, mut held: Held, changed: Mark, out: &mut Vec<Effect>) {
         let shown = self.keys.contains_key(&held.key);
@@ -213,6 +223,8 @@ impl Follower {
             } else if old.is_some_and(|old| !old.value.is_empty()) {
                 out.push(Effect::Clear(held.key.clone()));
             }
+        } else if shown && old.is_some_and(|old| old.updated_at != held.updated_at) {
+            out.push(Effect::Touch(held.clone()));
         }
         if self.held.get(&held.key).is_some_and(|entry| entry.held.place < held.place) {
             self.forget_effects(&held.key);
@@ -267,6 +279,7 @@ impl Follower {
         let complete = end.complete && self.heir;
         if first {
             self.retire();
+            self.queries.begin_states();
         }
         if complete {
             self.rings.clear();
@@ -298,6 +311,7 @@ impl Follower {
             self.answered(asked);
         }
         if first {
+            self.settle_states(out);
             out.push(Effect::Synced { at });
         }
         self.acknowledge(out);
@@ -312,6 +326,9 @@ impl Follower {
         reached: &mut BTreeMap<Channel, Position>,
         out: &mut Vec<Effect>,
     ) {
+        for (key, state) in chunk.states {
+            self.show_state(key, state, out);
+        }
         for connection in chunk.connections {
             self.connection(connection, out);
         }
@@ -377,7 +394,7 @@ impl Follower {
 /// What a Reset without a value leaves: the place that older values may not pass.
 pub(crate) fn nothing(key: Key, mark: Mark) -> Held {
     let place = Place { reset: mark, version: Version::None, mark };
-    Held { key, place, value: Bytes::new(), hash: 0, invalidated: false }
+    Held { key, place, value: Bytes::new(), hash: 0, invalidated: false, updated_at: Time::ZERO }
 }
 
 #[cfg(test)]

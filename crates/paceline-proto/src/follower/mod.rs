@@ -9,6 +9,7 @@
 mod apply;
 mod offer;
 mod pending;
+mod queries;
 mod types;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -31,6 +32,7 @@ use apply::Incoming;
 pub(crate) use apply::nothing;
 use pending::Pending;
 pub(crate) use pending::does_not_fit;
+use queries::Queries;
 
 /// State of the link to the owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +93,7 @@ pub struct Follower {
     unacked: u64,
     ack_due: Option<Time>,
     pending: Pending,
+    queries: Queries,
 }
 
 impl Follower {
@@ -120,6 +123,7 @@ impl Follower {
             unacked: 0,
             ack_due: None,
             pending: Pending::new(config.session),
+            queries: Queries::default(),
         }
     }
 
@@ -144,6 +148,9 @@ impl Follower {
                 self.pending.submit(token, hash, payload, self.is_linked(), out);
             }
             Input::Ask { token, ask, trace } => self.pending.ask(token, ask, trace, self.is_linked(), out),
+            Input::Declare(resources) => self.declare(resources, out),
+            Input::Observe { key, options } => self.observe(key, options, out),
+            Input::Fetched { epoch, id, outcome } => self.fetched(epoch, id, outcome, out),
             Input::Presence(presence) => self.send(ToHub::Presence(presence), out),
             Input::KitReady(kit) => self.send(ToHub::Kit(kit), out),
             Input::Took(epoch) => self.send(ToHub::Took(epoch), out),
@@ -249,6 +256,7 @@ impl Follower {
         self.offered_complete = self.complete;
         self.offer(welcome.offer_since, out);
         self.ask(late, out);
+        self.tell_queries(out);
     }
 
     fn interest(&self, wanted: impl Fn(bool) -> bool) -> Asked {
@@ -315,6 +323,7 @@ impl Follower {
         if !self.complete && !self.heir {
             self.held.remove(&key);
         }
+        self.queries.forget(&key);
         self.send(ToHub::Unsubscribe { keys: vec![key], streams: Vec::new() }, out);
     }
 
@@ -363,6 +372,8 @@ impl Follower {
             ToSession::Look { asker, id, look } => out.push(Effect::Look { asker, id, look }),
             ToSession::ArchiveHeld => self.archive = None,
             ToSession::Applied(applied) => self.applied(&applied),
+            ToSession::Fetch(request) => out.push(Effect::Fetch { epoch: self.epoch, request }),
+            ToSession::CancelFetch(id) => out.push(Effect::CancelFetch { epoch: self.epoch, id }),
         }
     }
 

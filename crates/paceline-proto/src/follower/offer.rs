@@ -116,6 +116,7 @@ impl Follower {
                     value: Bytes::new(),
                     hash: 0,
                     invalidated: false,
+                    updated_at: crate::time::Time::ZERO,
                 }),
             }
         }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::{
     connection::Connection,
     event::Event,
+    fetch::{Declared, FetchId, FetchOutcome, FetchRequest, QueryState},
     id::{Key, Mark, SessionId, Stream, Trace},
     look::{Look, Seen},
     message::{
@@ -59,6 +60,24 @@ pub enum Input {
         /// Its cause.
         trace: Trace,
     },
+    /// The session knows these resources, besides those it told before.
+    Declare(Vec<Declared>),
+    /// What the session asks of a key that it subscribes to; told on every link while it does.
+    Observe {
+        /// The key.
+        key: Key,
+        /// What, as `paceline-query` writes it; empty = nothing any more.
+        options: Bytes,
+    },
+    /// Answer to [`Effect::Fetch`].
+    Fetched {
+        /// The epoch of the request: an answer is for nobody else than who asked.
+        epoch: crate::id::Epoch,
+        /// The attempt.
+        id: FetchId,
+        /// What came of it.
+        outcome: FetchOutcome,
+    },
     /// What the session shows changed.
     Presence(Presence),
     /// The own kit is ready.
@@ -87,8 +106,26 @@ pub enum Effect {
     Send(ToHub),
     /// The value of a key to show.
     Show(Held),
+    /// The value that is shown was found to be right: only its time and place moved.
+    Touch(Held),
     /// The key has no value any more.
     Clear(Key),
+    /// The state of a subscribed query to show.
+    ShowState(Key, QueryState),
+    /// Fetch; answered by [`Input::Fetched`].
+    Fetch {
+        /// The epoch of the owner that asks.
+        epoch: crate::id::Epoch,
+        /// What.
+        request: FetchRequest,
+    },
+    /// The attempt is not wanted any more.
+    CancelFetch {
+        /// The epoch of the owner that asked.
+        epoch: crate::id::Epoch,
+        /// Which.
+        id: FetchId,
+    },
     /// Deliver to the stream's subscribers, in order.
     Deliver(HeldEvent),
     /// Show to all subscribers of streams of the channel.

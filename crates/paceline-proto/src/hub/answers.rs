@@ -193,11 +193,12 @@ impl Hub {
             Some((value, folded)) => {
                 // It inherits the server's version: the next one from the server still wins.
                 let version = held.map(|entry| entry.held.place.version.clone()).unwrap_or_default();
-                self.install(&mut atom, key, value, version, None, Some(op.clone()), folded);
+                self.install(&mut atom, key, value, version, None, Some(op.clone()), folded, out);
             }
             None => {
                 let exact = matches!(op.operation, Operation::Invalidate { exact: true, .. });
                 self.cache.invalidate(&key, exact);
+                self.tell_invalidated(&key, exact, trace, out);
                 atom.push(Body::Invalidate { key, exact }, None, Some(op.clone()), To::All);
             }
         }

@@ -86,6 +86,10 @@ impl Cache {
         self.entries.get_mut(key)
     }
 
+    pub(super) fn remove(&mut self, key: &Key) -> Option<Entry> {
+        self.entries.remove(key)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

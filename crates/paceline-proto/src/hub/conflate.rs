@@ -26,6 +26,8 @@ pub(super) struct Round {
     /// Operations without a value of their own.
     ops: BTreeMap<Offset, HeldOp>,
     connections: BTreeSet<Arc<str>>,
+    /// Queries whose state changed.
+    states: BTreeSet<Key>,
     positions: BTreeMap<Channel, Position>,
     /// A batch of it was handed out.
     started: bool,
@@ -35,7 +37,12 @@ impl Round {
     fn fold(&mut self, frame: &Frame, link: &Link) {
         match &frame.body {
             Body::Value(held) => self.key(&held.key, link),
-            Body::Reset { key, .. } => self.key(key, link),
+            Body::Reset { key, .. } | Body::Removed { key } => self.key(key, link),
+            Body::Query { key, .. } => {
+                if link.keys.contains(key) {
+                    self.states.insert(key.clone());
+                }
+            }
             Body::Invalidate { key, .. } => {
                 let under = link.keys.range(key.clone()..).take_while(|other| key.is_prefix_of(other));
                 self.keys.extend(under.cloned());
@@ -195,8 +202,12 @@ pub(super) fn next_batch(
         let connections = std::mem::take(&mut round.connections);
         let connections = connections.iter().filter_map(|name| context.connections.get(name));
         let bodies = connections.map(|c| Body::Connection(c.clone()));
+        let states = std::mem::take(&mut round.states).into_iter().map(|key| {
+            let state = context.queries.state(&key);
+            Body::Query { key, state }
+        });
         let gaps = std::mem::take(&mut round.gaps).into_values().map(Body::Gap);
-        frames.extend(bodies.chain(gaps).map(|body| single(round.upto, body, None)));
+        frames.extend(bodies.chain(states).chain(gaps).map(|body| single(round.upto, body, None)));
         let ops = std::mem::take(&mut round.ops);
         frames.extend(ops.into_iter().map(|(offset, op)| single(offset, Body::Nothing, Some(op))));
     }

@@ -1,7 +1,7 @@
 //! How a link begins, changes its interest, and ends.
 
 use super::{
-    Effect, Hub, Refusal,
+    Effect, Hub, QueryFact, Refusal,
     channels::Mode,
     link::{Item, Lag, Link, Phase},
     links::{Slot, is_stuck, wake},
@@ -41,7 +41,9 @@ impl Hub {
         self.members.joined(hello.session, &hello.label, hello.pid, id, self.now);
         let slot = self.links.add(link);
         out.push(Effect::Event(Event::Joined { link: id, session: hello.session }));
-        out.push(Effect::Presence { session: hello.session, presence: Some(hello.presence) });
+        let (session, presence) = (hello.session, Some(hello.presence));
+        out.push(Effect::Presence { session, presence });
+        self.tell_engine(QueryFact::Presence { session, presence }, out);
         let proto = PROTO.common(hello.proto).unwrap_or(PROTO.max);
         self.welcome(slot, proto, out);
     }
@@ -95,11 +97,11 @@ impl Hub {
         link.offer.clear();
         link.applied = std::sync::Arc::default();
         link.archive = None;
+        link.declared = 0;
         // Not `last`: a delta is not to be trusted after a hole.
         link.had_private = true;
         let session = link.session;
-        keys.iter().for_each(|key| self.links.unsubscribe_key(slot, key));
-        streams.iter().for_each(|stream| self.links.unsubscribe_stream(slot, stream));
+        self.unsubscribe(slot, &keys, &streams, out);
         if let Some(member) = self.members.get_mut(session) {
             member.clean = false;
         }
@@ -127,19 +129,32 @@ impl Hub {
         }
         if link.is_joined() {
             // In line with the batches: what is queued already comes before it, everything newer after it.
-            let job = Job { keys: Keys::List(keys.into()), asked: true, ..Job::empty(at) };
+            let states = self.queries.states(keys.iter());
+            let job = Job { keys: Keys::List(keys.clone().into()), states, asked: true, ..Job::empty(at) };
             link.queue.push_back(Item::Job(Box::new(job)));
             link.messages += 1;
             if link.messages > super::MESSAGES_MAX {
                 return Err("it asks without reading the answers");
             }
             wake(link, out);
+            let session = link.session;
+            keys.into_iter().for_each(|key| self.tell_engine(QueryFact::Observed { session, key }, out));
         }
         Ok(())
     }
 
-    pub(super) fn unsubscribe(&mut self, slot: Slot, keys: &[Key], streams: &[Stream]) {
-        keys.iter().for_each(|key| self.links.unsubscribe_key(slot, key));
+    pub(super) fn unsubscribe(
+        &mut self,
+        slot: Slot,
+        keys: &[Key],
+        streams: &[Stream],
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(session) = self.links.get(slot).map(|link| link.session) else { return };
+        for key in keys {
+            self.links.unsubscribe_key(slot, key);
+            self.tell_engine(QueryFact::Unobserved { session, key: key.clone() }, out);
+        }
         streams.iter().for_each(|stream| self.links.unsubscribe_stream(slot, stream));
     }
 
@@ -162,6 +177,7 @@ impl Hub {
         } else {
             self.send_snapshot(slot, out);
         }
+        self.tell_interest(slot, out);
         self.choose_heirs(out);
         self.offers_moved(out);
         self.collect_all(out);
@@ -172,12 +188,15 @@ impl Hub {
         let after = link.last.offset;
         let wanted = |frame: &crate::message::Frame| match &frame.body {
             crate::message::Body::Value(held) => link.keys.contains(&held.key),
-            crate::message::Body::Reset { key, .. } => link.keys.contains(key),
+            crate::message::Body::Reset { key, .. } | crate::message::Body::Removed { key } => {
+                link.keys.contains(key)
+            }
             crate::message::Body::Event { stream, .. } => link.streams.contains(stream),
             crate::message::Body::Invalidate { .. }
             | crate::message::Body::Gap(_)
             | crate::message::Body::Connection(_) => true,
-            crate::message::Body::Nothing => false,
+            // The states come in whole.
+            crate::message::Body::Query { .. } | crate::message::Body::Nothing => false,
         };
         let missed = self.log.since(after).into_iter().flatten();
         let missed: Vec<_> = missed
@@ -190,7 +209,8 @@ impl Hub {
         link.sent = after;
         link.told =
             link.offer.iter().map(|(channel, offer)| (channel.clone(), offer.covered.clone())).collect();
-        link.queue.push_back(Item::Job(Box::new(Job::empty(after))));
+        let states = self.queries.states(link.keys.iter());
+        link.queue.push_back(Item::Job(Box::new(Job { states, ..Job::empty(after) })));
         let mut over = false;
         for (shared, atom_end) in missed {
             over |= link.push_frame(shared, atom_end, self.now);
@@ -232,6 +252,7 @@ impl Hub {
             .filter(|(_, state)| known && state.position.is_none() && flowing(state.mode));
         let job = Job {
             keys: Keys::Interest,
+            states: self.queries.states(link.keys.iter()),
             kept: kept.into(),
             ops: self.ops.invalidations().map(|(mark, op)| (mark, op.clone())).collect(),
             connections: self.connections.values().cloned().collect(),
@@ -415,6 +436,7 @@ impl Hub {
         self.promotes.retain(|(asker, _)| *asker != id);
         out.push(Effect::Event(Event::Unlinked { link: id, session, why: why.to_owned() }));
         out.push(Effect::Presence { session, presence: None });
+        self.tell_gone(session, id, out);
         if link.heir.is_some() {
             out.push(Effect::Event(Event::HeirDismissed { session }));
             self.answer_waiting_ops(out);

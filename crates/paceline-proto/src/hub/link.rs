@@ -141,6 +141,8 @@ pub(super) struct Link {
     /// Operations whose effect is in the values it offered.
     pub(super) applied: Arc<AppliedOps>,
     pub(super) archive: Option<OfferedArchive>,
+    /// Resources declared.
+    pub(super) declared: usize,
     /// Those of them that it still keeps and offered.
     pub(super) ops_offered: BTreeSet<OpId>,
     /// Keys wanted from its offer.
@@ -187,6 +189,7 @@ impl Link {
             waiting: (0, 0),
             applied: Arc::default(),
             archive: None,
+            declared: 0,
             ops_offered: BTreeSet::new(),
             wanted: 0,
             members_told: 0,

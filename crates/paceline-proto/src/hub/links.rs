@@ -90,6 +90,11 @@ impl Links {
         }
     }
 
+    /// Whether some link subscribes to the key.
+    pub(super) fn has_interest(&self, key: &Key) -> bool {
+        self.keys.contains_key(key)
+    }
+
     pub(super) fn unsubscribe_key(&mut self, slot: Slot, key: &Key) {
         if self.get_mut(slot).is_some_and(|link| link.keys.remove(key)) {
             unindex(&mut self.keys, key, slot);
@@ -163,7 +168,9 @@ impl Links {
         };
         match &frame.body {
             Body::Value(held) => interested(self.keys.get(&held.key)),
-            Body::Reset { key, .. } => interested(self.keys.get(key)),
+            Body::Reset { key, .. } | Body::Removed { key } | Body::Query { key, .. } => {
+                interested(self.keys.get(key))
+            }
             Body::Event { stream, .. } => {
                 let mut targets = interested(self.streams.get(stream));
                 if let Some((channel, _)) = &frame.origin {

@@ -24,6 +24,7 @@ mod links;
 mod log;
 mod members;
 mod offers;
+mod queries;
 mod replay;
 mod requests;
 mod snapshot;
@@ -38,6 +39,7 @@ use std::{
     sync::Arc,
 };
 
+pub use queries::{QueryFact, QueryWish, Writer};
 pub use types::*;
 
 use crate::{
@@ -56,6 +58,7 @@ use links::Links;
 use log::{Log, To};
 use members::Members;
 use offers::Wants;
+use queries::Queries;
 use requests::{Drain, Submits};
 use tails::Collect;
 
@@ -71,6 +74,7 @@ struct Context<'a> {
     ops: &'a KeptOps,
     connections: &'a BTreeMap<Arc<str>, Connection>,
     channels: &'a BTreeMap<Channel, ChannelState>,
+    queries: &'a Queries,
 }
 
 /// Counters since the reign began.
@@ -153,6 +157,7 @@ pub struct Hub {
     held_back: VecDeque<HeldBack>,
     wants: Wants,
     submits: Submits,
+    queries: Queries,
     /// Who asked for a handover.
     promotes: Vec<(LinkId, u64)>,
     drain: Option<Drain>,
@@ -208,6 +213,7 @@ impl Hub {
             held_back: VecDeque::new(),
             wants: Wants::default(),
             submits: Submits::default(),
+            queries: Queries::default(),
             promotes: Vec::new(),
             drain: None,
             heirs_wait: false,
@@ -331,6 +337,7 @@ impl Hub {
             Input::SendGo { to, last } => self.send_go(to, last, out),
             Input::SendMoved { epoch, to } => self.send_moved(epoch, &to, out),
             Input::SendClose => self.tell_all(&ToSession::Close, out),
+            Input::Query(wish) => self.wish(wish, out),
             Input::Deadline => self.due(out),
         }
     }
@@ -460,14 +467,16 @@ impl Hub {
         let mut atom = self.log.atom(trace);
         let mark = atom.mark();
         let mut held = crate::follower::nothing(key.clone(), mark);
+        held.updated_at = self.now;
         if let Some((value, version)) = value {
             held.hash = self.fold.hash(&value);
             (held.value, held.place.version) = (value, version);
         }
         self.cache.insert(Entry::new(held.clone()));
         let held = (!held.value.is_empty()).then_some(held);
-        atom.push(Body::Reset { key, held, why }, None, None, To::All);
+        atom.push(Body::Reset { key: key.clone(), held, why }, None, None, To::All);
         self.commit(atom, out);
+        self.tell_value(&key, Writer::Write, out);
     }
 
     fn member_dead(&mut self, session: SessionId, out: &mut Vec<Effect>) {
@@ -488,6 +497,7 @@ impl Hub {
             self.adopt_waiting(out);
             self.take_held_back(out);
             self.choose_heirs(out);
+            self.begin_queries(out);
         }
     }
 

@@ -380,9 +380,11 @@ impl Hub {
             .filter(|(_, op)| !entry.has_op(op.id))
             .map(|(mark, op)| (mark, op.clone()))
             .collect();
-        let set_at = entry.set_at;
+        let (set_at, key) = (entry.set_at, entry.held.key.clone());
+        let versioned = entry.held.place.version != Version::None;
         self.cache.insert(entry);
         self.commit(atom, out);
+        self.tell_value(&key, super::Writer::Push { versioned }, out);
         for (mark, op) in lacking {
             let sets = matches!(op.operation, Operation::Set { .. } | Operation::CompareSet { .. });
             if !(sets && set_at > mark) {
@@ -426,7 +428,7 @@ impl Hub {
         }
         if !value.is_empty() && value.len() <= VALUE_MAX {
             let mut atom = self.log.atom(Trace::NONE);
-            self.install(&mut atom, held.key, value, version, None, None, true);
+            self.install(&mut atom, held.key, value, version, None, None, true, out);
             self.send_ids(&mut atom, came_along);
             self.commit(atom, out);
         }

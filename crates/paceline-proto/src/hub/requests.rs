@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Effect, Hub, links::Slot};
+use super::{Effect, Hub, QueryFact, links::Slot};
 use crate::{
     event::Event,
-    id::{Epoch, LinkId, Mark, MutationId, SessionId},
+    id::{Epoch, LinkId, Mark, MutationId, SessionId, Trace},
     limits::{CHUNK_ITEMS, PENDING_BYTES, PENDING_MAX, VALUE_MAX},
     message::{Answer, Ask, KitAddress, Rank, Submit, SubmitOutcome, ToHub, ToSession},
 };
@@ -93,7 +93,7 @@ impl Hub {
             }
             ToHub::Unsubscribe { keys, streams } => {
                 within_chunk(keys.len() + streams.len())?;
-                self.unsubscribe(slot, &keys, &streams);
+                self.unsubscribe(slot, &keys, &streams, out);
             }
             ToHub::OfferKeys(_) | ToHub::OfferArchive { .. } | ToHub::OfferRest { .. } if joined => {
                 return Err("an offer without a Welcome");
@@ -139,10 +139,14 @@ impl Hub {
                 return Err("a mutation of another session");
             }
             ToHub::Submit(submit) => self.submit_came(slot, submit, out),
-            ToHub::Ask { id: ask_id, ask, trace: _ } => self.asked(slot, ask_id, ask, out),
+            ToHub::Ask { id: ask_id, ask, trace } => self.asked(slot, ask_id, ask, trace, out),
             ToHub::Presence(presence) => {
                 out.push(Effect::Presence { session, presence: Some(presence) });
+                self.tell_engine(QueryFact::Presence { session, presence: Some(presence) }, out);
             }
+            ToHub::Declare(resources) => self.declared(slot, resources, out)?,
+            ToHub::Observe { key, options } => self.options(slot, key, options, out)?,
+            ToHub::Fetched { id, outcome } => self.fetched(slot, id, outcome, out)?,
             ToHub::Kit(kit) => self.kit_ready(slot, kit)?,
             ToHub::Took(epoch) => self.took(slot, epoch, out),
             ToHub::Close => self.leave(slot, out),
@@ -245,7 +249,7 @@ impl Hub {
         }
     }
 
-    fn asked(&mut self, slot: Slot, id: u64, ask: Ask, out: &mut Vec<Effect>) {
+    fn asked(&mut self, slot: Slot, id: u64, ask: Ask, trace: Trace, out: &mut Vec<Effect>) {
         let answer = match ask {
             Ask::Sync => Answer::Done,
             Ask::Members => Answer::Members(self.members.list()),
@@ -256,6 +260,11 @@ impl Hub {
                 Some(refused) => refused,
                 None => return,
             },
+            Ask::Fetch { .. }
+            | Ask::Refetch { .. }
+            | Ask::Preview { .. }
+            | Ask::InvalidateTag { .. }
+            | Ask::Online(_) => return self.ask_engine(slot, id, ask, trace, out),
             Ask::Promote(to) => match self.promote(to) {
                 Ok(()) if to == Some(self.owner) => Answer::Done,
                 Ok(()) => {
@@ -375,6 +384,6 @@ impl Hub {
 /// Bytes of a socket's file name.
 const NAME_MAX: usize = 255;
 
-fn within_chunk(items: usize) -> Result<(), &'static str> {
+pub(super) fn within_chunk(items: usize) -> Result<(), &'static str> {
     if items > CHUNK_ITEMS { Err("more items in a message than a chunk may have") } else { Ok(()) }
 }

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use super::{Context, cache::Entry, link::Link};
 use crate::{
     connection::Connection,
+    fetch::QueryState,
     id::{Channel, Key, Mark, Offset, Position},
     limits::CHUNK_ITEMS,
     message::{Applied, HeldOp, Snapshot, SnapshotEnd},
@@ -39,6 +40,7 @@ pub(super) struct Job {
     /// Operations whose effect is in what was already sent, and those without a value.
     pub(super) ops: VecDeque<(Mark, HeldOp)>,
     pub(super) connections: Vec<Connection>,
+    pub(super) states: Vec<(Key, QueryState)>,
     pub(super) positions: Vec<(Channel, Position)>,
     pub(super) rings: Vec<(Channel, Option<Position>)>,
     pub(super) applied: Vec<Applied>,
@@ -56,6 +58,7 @@ impl Job {
             kept: VecDeque::new(),
             ops: VecDeque::new(),
             connections: Vec::new(),
+            states: Vec::new(),
             positions: Vec::new(),
             rings: Vec::new(),
             applied: Vec::new(),
@@ -111,6 +114,12 @@ impl Job {
                 return (chunk, bytes);
             }
             chunk.ops.extend(self.ops.pop_front());
+        }
+        while let Some((key, state)) = self.states.last() {
+            if !take(64 + key.0.len() + state.error.as_ref().map_or(0, |why| why.len())) {
+                return (chunk, bytes);
+            }
+            chunk.states.extend(self.states.pop());
         }
         if items > 0 && !self.applied.is_empty() {
             // The numbers of all applied operations may be long: they get a chunk of their own.

@@ -205,6 +205,8 @@ pub enum Input {
     },
     /// Tell all that the owner ends without a successor.
     SendClose,
+    /// A wish of the query engine.
+    Query(super::QueryWish),
     /// The deadline passed.
     Deadline,
 }
@@ -256,6 +258,8 @@ pub enum Effect {
         /// What it shows; `None` = gone.
         presence: Option<crate::presence::Presence>,
     },
+    /// For the query engine, in the order of the log.
+    Query(super::QueryFact),
     /// Observable event.
     Event(Event),
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    Effect, Hub,
+    Effect, Hub, Writer,
     cache::Entry,
     log::{Atom, To},
 };
@@ -46,7 +46,7 @@ impl Hub {
                 match folded {
                     Ok(value) if value.len() <= VALUE_MAX && key.0.len() <= KEY_MAX && !value.is_empty() => {
                         let version = self.version_of(&key);
-                        self.install(atom, key, value, version, origin, None, true);
+                        self.install(atom, key, value, version, origin, None, true, out);
                     }
                     Ok(_) => refused_by(name, "a value past the bounds", out),
                     Err(why) => refused_by(name, &why, out),
@@ -55,6 +55,7 @@ impl Hub {
             Change::Invalidate { key, exact } => {
                 if key.0.len() <= KEY_MAX {
                     self.cache.invalidate(&key, exact);
+                    self.tell_invalidated(&key, exact, atom.trace, out);
                     atom.push(Body::Invalidate { key, exact }, origin.cloned(), None, To::All);
                 }
             }
@@ -76,7 +77,7 @@ impl Hub {
         let held = self.cache.get(&key).filter(|entry| entry.has_value()).map(|entry| &entry.held);
         let Some(held) = held.filter(|_| version != Version::None) else {
             let version = if version == Version::None { self.version_of(&key) } else { version };
-            self.install(atom, key, value, version, origin, None, false);
+            self.install(atom, key, value, version, origin, None, false, out);
             return;
         };
         if version < held.place.version {
@@ -87,6 +88,7 @@ impl Hub {
             if self.fold.hash(&value) != held.hash {
                 out.push(Effect::Event(Event::VersionClash { mark: held.place.mark }));
                 self.cache.invalidate(&key, true);
+                self.tell_invalidated(&key, true, atom.trace, out);
                 atom.push(Body::Invalidate { key, exact: true }, origin.cloned(), None, To::All);
                 return;
             }
@@ -95,16 +97,35 @@ impl Hub {
                 return;
             }
         }
-        self.install(atom, key, value, version, origin, None, false);
+        self.install(atom, key, value, version, origin, None, false, out);
     }
 
     pub(super) fn version_of(&self, key: &Key) -> Version {
         self.cache.get(key).map_or(Version::None, |entry| entry.held.place.version.clone())
     }
 
-    /// Puts a value in the cache at the atom's next place and queues its frame.
+    /// Puts a value in the cache at the atom's next place, queues its frame and tells the query engine.
     #[expect(clippy::too_many_arguments, reason = "one value and where it comes from")]
     pub(super) fn install(
+        &mut self,
+        atom: &mut Atom,
+        key: Key,
+        value: Bytes,
+        version: Version,
+        origin: Option<&(Channel, Position)>,
+        op: Option<crate::message::HeldOp>,
+        folded: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let versioned = version != Version::None;
+        let by = if op.is_some() || folded { Writer::Write } else { Writer::Push { versioned } };
+        self.put(atom, key.clone(), value, version, origin, op, folded);
+        self.tell_value(&key, by, out);
+    }
+
+    /// Puts a value in the cache at the atom's next place and queues its frame.
+    #[expect(clippy::too_many_arguments, reason = "one value and where it comes from")]
+    pub(super) fn put(
         &mut self,
         atom: &mut Atom,
         key: Key,
@@ -118,7 +139,7 @@ impl Hub {
         let old = self.cache.get(&key);
         let place = Place { reset: old.map_or(Mark::ZERO, |entry| entry.held.place.reset), version, mark };
         let hash = self.fold.hash(&value);
-        let held = Held { key, place, value, hash, invalidated: false };
+        let held = Held { key, place, value, hash, invalidated: false, updated_at: self.now };
         let set_at = old.filter(|_| folded).map_or(mark, |entry| entry.set_at);
         let written = origin.cloned().or_else(|| old.and_then(|entry| entry.written.clone()));
         let basis = old.and_then(|entry| entry.basis.clone());

@@ -27,6 +27,7 @@ impl Hub {
             ops: &self.ops,
             connections: &self.connections,
             channels: &self.channels,
+            queries: &self.queries,
         };
         let link = self.links.get_mut(slot)?;
         if link.writing.is_some() {
@@ -204,6 +205,8 @@ fn message_size(message: &ToSession) -> usize {
         ToSession::WantKeys(keys) => keys.iter().map(|key| key.0.len() + 8).sum(),
         ToSession::Answer { answer: crate::message::Answer::Members(members), .. } => members.len() * 64,
         ToSession::Answer { answer: crate::message::Answer::Seen(seen), .. } => seen.size(),
+        ToSession::Answer { answer: crate::message::Answer::Fetched(fetched), .. } => fetched.size(),
+        ToSession::Fetch(request) => 64 + request.key.0.len(),
         ToSession::Welcome(_)
         | ToSession::Busy { .. }
         | ToSession::Refused(_)
@@ -219,6 +222,7 @@ fn message_size(message: &ToSession) -> usize {
         | ToSession::Go { .. }
         | ToSession::Moved { .. }
         | ToSession::Close
+        | ToSession::CancelFetch(_)
         | ToSession::Look { .. }
         | ToSession::ArchiveHeld => 64,
     }

@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use paceline_proto::{
     event::Event,
+    fetch::{FetchId, FetchRequest, QueryState},
     follower::{self, Follower},
     hub::{self, Begin, ChannelSpec, Fold, Hub, Part, Resume},
     id::*,
@@ -96,6 +97,9 @@ pub struct Node {
     pub moved: Option<Epoch>,
     pub broken: Option<String>,
     pub looks: Vec<(SessionId, u64, Look)>,
+    pub states: BTreeMap<Key, QueryState>,
+    pub fetches: Vec<(Epoch, FetchRequest)>,
+    pub cancelled: Vec<FetchId>,
     next_token: u64,
 }
 
@@ -126,6 +130,9 @@ impl Node {
             moved: None,
             broken: None,
             looks: Vec::new(),
+            states: BTreeMap::new(),
+            fetches: Vec::new(),
+            cancelled: Vec::new(),
             next_token: 0,
         }
     }
@@ -188,6 +195,8 @@ pub struct Net {
     pub effects: Vec<hub::Effect>,
     pub looked_at: Vec<SessionId>,
     pub unlinked: Vec<(LinkId, String)>,
+    /// What the query engine was told.
+    pub facts: Vec<hub::QueryFact>,
     /// Batches the hub wrote, with their frames, per session.
     pub batches: Vec<(u64, Batch, Vec<Frame>)>,
     next_link: u64,
@@ -225,6 +234,7 @@ impl Net {
             effects: Vec::new(),
             looked_at: Vec::new(),
             unlinked: Vec::new(),
+            facts: Vec::new(),
             batches: Vec::new(),
             next_link: 1,
         };
@@ -303,7 +313,12 @@ impl Net {
                     node.delivered.push("gap".to_owned());
                     node.gaps.push(gap);
                 }
-                follower::Effect::Connection(_) => {}
+                follower::Effect::Connection(_) | follower::Effect::Touch(_) => {}
+                follower::Effect::ShowState(key, state) => {
+                    node.states.insert(key, state);
+                }
+                follower::Effect::Fetch { epoch, request } => node.fetches.push((epoch, request)),
+                follower::Effect::CancelFetch { id, .. } => node.cancelled.push(id),
                 follower::Effect::Synced { .. } => node.synced += 1,
                 follower::Effect::OpDone { token, outcome } => node.ops.push((token, outcome)),
                 follower::Effect::SubmitDone { token, outcome, .. } => node.submits.push((token, outcome)),
@@ -374,6 +389,7 @@ impl Net {
                 | hub::Effect::Took { .. }
                 | hub::Effect::Drained { .. }
                 | hub::Effect::Presence { .. } => {}
+                hub::Effect::Query(fact) => self.facts.push(fact.clone()),
             }
             self.effects.push(effect);
         }

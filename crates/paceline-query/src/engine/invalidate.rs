@@ -45,18 +45,6 @@ impl Gathered {
     }
 }
 
-impl RefetchType {
-    /// Whether it means a key that somebody subscribes to, or that nobody does.
-    pub(super) const fn takes(self, active: bool) -> bool {
-        match self {
-            Self::Active => active,
-            Self::Inactive => !active,
-            Self::All => true,
-            Self::None => false,
-        }
-    }
-}
-
 impl Engine {
     pub(super) fn invalidated(
         &mut self,

@@ -345,7 +345,12 @@ impl Engine {
         if cause != Cause::Fetch || !query.is_installing_marked() {
             query.marked = None;
         }
+        query.fetched = cause == Cause::Fetch;
         query.pace.changed();
+        if query.fetched && query.keep_until == Time::NEVER {
+            // It can be fetched again from here on.
+            query.keep_until = now;
+        }
         query.keep_until = query.keep_until.max(now + query.gc(None));
         self.touch(&key);
         match cause {

@@ -66,8 +66,12 @@ impl Engine {
     pub(super) fn expired(&mut self, now: Time, key: &Key, out: &mut Vec<Effect>) {
         self.notice(now, key);
         self.touch(key);
-        let Some(query) = self.queries.get(key) else { return };
+        let Some(query) = self.queries.get_mut(key) else { return };
         if query.keep_until > now {
+            return;
+        }
+        if query.held.is_some() && !query.fetched && query.rules.keeps_what_is_set() {
+            query.keep_until = Time::NEVER;
             return;
         }
         if query.held.is_some() {

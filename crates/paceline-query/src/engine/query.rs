@@ -47,6 +47,8 @@ pub(super) struct Query {
     /// The server's validator of the value that is held.
     pub(super) etag: Arc<str>,
     pub(super) hints: Hints,
+    /// The value came by a fetch of this reign.
+    pub(super) fetched: bool,
     /// Without observers the value is kept until then.
     pub(super) keep_until: Time,
     /// When the last attempt began.
@@ -75,6 +77,7 @@ impl Query {
             failed: false,
             etag: "".into(),
             hints: Hints::default(),
+            fetched: false,
             keep_until: Time::ZERO,
             last_attempt: None,
             refresh_failures: 0,
@@ -97,7 +100,7 @@ impl Query {
     /// The rule for its staleness: the strictest of those who look at it, in whom what a session asks for itself beats what
     /// the fetcher knows about this value, and that beats the resource.
     pub(super) fn staleness(&self) -> Staleness {
-        let of_all = self.hints.stale.unwrap_or(self.rules.stale);
+        let of_all = self.hints.stale.unwrap_or_else(|| self.rules.staleness());
         let each = self.observers.values().map(|options| options.stale.unwrap_or(of_all));
         each.min_by_key(strictness).unwrap_or(of_all)
     }
@@ -108,7 +111,7 @@ impl Query {
 
     /// Stale for one session.
     pub(super) fn is_stale_for(&self, options: &Options, now: Time) -> bool {
-        let rule = options.stale.or(self.hints.stale).unwrap_or(self.rules.stale);
+        let rule = options.stale.or(self.hints.stale).unwrap_or_else(|| self.rules.staleness());
         self.is_stale_by(rule, now)
     }
 

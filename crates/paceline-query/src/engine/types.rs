@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+pub use paceline_proto::fetch::RefetchType;
 use paceline_proto::{
     fetch::{CascadeLine, FetchId, FetchOutcome, FetchRequest, Fetched, QueryState, Want},
     id::{Key, SessionId, Trace, Version},
@@ -28,20 +29,6 @@ pub enum Cause {
     },
     /// A whole value or a part of it by a session, or a part of it by an upstream: a fetch that began before does not know it.
     Write,
-}
-
-/// Which members of an invalidation are fetched at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RefetchType {
-    /// Those somebody subscribes to.
-    #[default]
-    Active,
-    /// Those nobody subscribes to.
-    Inactive,
-    /// All.
-    All,
-    /// None: they are marked.
-    None,
 }
 
 /// Facts, in the order in which the hub decided them.

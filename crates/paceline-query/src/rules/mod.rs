@@ -223,9 +223,9 @@ pub struct Resource {
 /// What holds where no resource says otherwise.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Defaults {
-    /// See [`Resource::stale`].
+    /// See [`Resource::stale`]. Of keys that somebody can fetch: others are not stale by time.
     pub stale: Staleness,
-    /// See [`Resource::gc`].
+    /// See [`Resource::gc`]. Of what was fetched or can be: other values are kept.
     pub gc: Duration,
     /// See [`Resource::refetch_on`].
     pub refetch_on: Triggers,

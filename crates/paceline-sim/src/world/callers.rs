@@ -189,7 +189,12 @@ impl World {
             Effect::Answered { token, .. } | Effect::Overloaded { token } => {
                 process.caller.waiting.remove(&token);
             }
-            Effect::Connection(_)
+            // No caller of this world declares resources: no engine runs in it.
+            Effect::Touch(_)
+            | Effect::ShowState(..)
+            | Effect::Fetch { .. }
+            | Effect::CancelFetch { .. }
+            | Effect::Connection(_)
             | Effect::Send(_)
             | Effect::Ping(_)
             | Effect::Heir(_)

@@ -76,6 +76,10 @@ impl World {
             Effect::Send(message) => self.send_from_follower(pid, message),
             Effect::Show(_)
             | Effect::Clear(_)
+            | Effect::Touch(_)
+            | Effect::ShowState(..)
+            | Effect::Fetch { .. }
+            | Effect::CancelFetch { .. }
             | Effect::Deliver(_)
             | Effect::ShowGap(_)
             | Effect::Connection(_)

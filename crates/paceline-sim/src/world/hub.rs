@@ -70,7 +70,7 @@ impl World {
         let mut out = Vec::new();
         owned.machine.handle(now, input, &mut out);
         let epoch = owned.epoch;
-        process.pending.extend(out.into_iter().map(|effect| Pending::Hub { epoch, effect }));
+        process.pending.extend(to_carry_out(epoch, out));
         if process.hub_mail.is_empty() || self.random.chance(150) {
             process.pending.push_back(Pending::WriteLinks);
         }
@@ -101,7 +101,7 @@ impl World {
             Effect::Promote { to } => self.mail_election(pid, ElectionInput::Promote { to }),
             Effect::Took { epoch, to } => self.mail_election(pid, ElectionInput::Took { epoch, to }),
             Effect::Drained { last } => self.mail_election(pid, ElectionInput::Drained { last }),
-            Effect::Presence { .. } => {}
+            Effect::Presence { .. } | Effect::Query(_) => {}
             Effect::Event(event) => self.observed(pid, &event),
         }
     }
@@ -132,7 +132,7 @@ impl World {
             shuffled: [].into(),
             interest: [].into(),
         });
-        process.pending.extend(out.into_iter().map(|effect| Pending::Hub { epoch, effect }));
+        process.pending.extend(to_carry_out(epoch, out));
         process.hub_mail.push_back(HubMail::Accept { socket });
     }
 
@@ -341,7 +341,7 @@ impl World {
         let epoch = owned.epoch;
         let mut out = Vec::new();
         owned.machine.handle(now, Input::Written { link }, &mut out);
-        process.pending.extend(out.into_iter().map(|effect| Pending::Hub { epoch, effect }));
+        process.pending.extend(to_carry_out(epoch, out));
     }
 
     fn send_parts(&mut self, conn: ConnId, parts: Vec<Part>) {
@@ -473,4 +473,11 @@ impl World {
             _ => {}
         }
     }
+}
+
+/// What the shell of a hub carries out one by one. The query engine is told in the same instant, and is no part of this
+/// world: it has its own tests.
+fn to_carry_out(epoch: Epoch, effects: Vec<Effect>) -> impl Iterator<Item = Pending> {
+    let carried_out = effects.into_iter().filter(|effect| !matches!(effect, Effect::Query(_)));
+    carried_out.map(move |effect| Pending::Hub { epoch, effect })
 }

@@ -1,0 +1,306 @@
+//! The query engine of a reign, between hub and sessions: facts of the hub go in, wishes come out.
+//!
+//! It has no mailbox of its own: a decision about a fetch must see the same order of values, invalidations and operations
+//! as the hub does, and a mailbox between them would let a response slip in front of an invalidation. Its parts leave
+//! records in the trace ring under their own names.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use paceline_proto::{
+    event::Event,
+    fetch::{Declared, QueryState},
+    hub::{Hub, QueryFact, QueryWish, Writer},
+    id::{Key, LinkId, SessionId, Trace},
+    message::{Answer, Ask},
+    time::Time,
+};
+use paceline_query::{
+    engine::{self, AskId, Cause, Effect, Engine, Inherited, Input, Note, Start},
+    key::QueryKey,
+    rules::{Defaults, Options, Resource},
+};
+
+/// The engine and what it is between.
+pub(crate) struct Queries {
+    engine: Engine,
+    /// Whom to answer.
+    asked: BTreeMap<AskId, Asker>,
+    last_ask: u64,
+    /// What sessions ask of keys, known before or after they subscribe.
+    options: BTreeMap<(SessionId, Key), Options>,
+    /// States that say that a value is stale by the rules: the hub shows that of a value, and only there.
+    stale: BTreeMap<Key, QueryState>,
+    effects: Vec<Effect>,
+}
+
+/// Who waits for an answer.
+struct Asker {
+    session: SessionId,
+    link: LinkId,
+    id: u64,
+}
+
+/// What an engine is made with.
+pub(crate) struct Begin {
+    pub defaults: Defaults,
+    pub own: SessionId,
+    pub seed: u64,
+    /// Somebody led before.
+    pub takeover: bool,
+}
+
+/// What comes out.
+#[derive(Default)]
+pub(crate) struct Output {
+    /// For the hub, in order.
+    pub wishes: Vec<QueryWish>,
+    /// Observable.
+    pub events: Vec<Event>,
+}
+
+impl Queries {
+    /// Begins with what the hub holds.
+    pub(crate) fn new(begin: Begin, hub: &Hub, now: Time) -> Self {
+        let inherited = |held: &paceline_proto::message::Held| Inherited {
+            key: held.key.clone(),
+            value: held.value.clone(),
+            at: held.updated_at,
+            invalidated: held.invalidated,
+        };
+        let start = Start {
+            own: begin.own,
+            seed: begin.seed,
+            takeover: begin.takeover,
+            online: true,
+            values: hub.values().map(inherited).collect(),
+        };
+        Self {
+            engine: Engine::new(begin.defaults, now, start),
+            asked: BTreeMap::new(),
+            last_ask: 0,
+            options: BTreeMap::new(),
+            stale: BTreeMap::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// When [`Queries::due`] wants to be called.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.engine.deadline()
+    }
+
+    /// The deadline passed.
+    pub(crate) fn due(&mut self, now: Time, out: &mut Output) {
+        self.engine.handle(now, Input::Deadline, &mut self.effects);
+        self.carry_out(now, out);
+    }
+
+    /// Takes a fact of the hub.
+    pub(crate) fn take(&mut self, now: Time, fact: QueryFact, out: &mut Output) {
+        let mut inputs = VecDeque::new();
+        let changed = if let QueryFact::Changed { key, .. } = &fact { Some(key.clone()) } else { None };
+        self.inputs(fact, &mut inputs, out);
+        for input in inputs {
+            self.engine.handle(now, input, &mut self.effects);
+        }
+        self.carry_out(now, out);
+        if let Some((key, state)) = changed.and_then(|key| self.stale.get_key_value(&key)) {
+            // It was stale before it had a value, or a mark took that part.
+            out.wishes.push(QueryWish::Show { key: key.clone(), state: state.clone() });
+        }
+    }
+
+    fn inputs(&mut self, fact: QueryFact, inputs: &mut VecDeque<Input>, out: &mut Output) {
+        match fact {
+            QueryFact::Began => {}
+            QueryFact::Observed { session, key } => {
+                let options = self.options.get(&(session, key.clone())).copied().unwrap_or_default();
+                inputs.push_back(Input::Observed { session, key, options });
+            }
+            QueryFact::Options { session, key, options } => {
+                let read =
+                    if options.is_empty() { Ok(Options::default()) } else { Options::from_bytes(&options) };
+                match read {
+                    Ok(options) => {
+                        self.options.insert((session, key.clone()), options);
+                        inputs.push_back(Input::Observed { session, key, options });
+                    }
+                    Err(error) => out.events.push(refused(session, &error.to_string())),
+                }
+            }
+            QueryFact::Unobserved { session, key } => {
+                self.options.remove(&(session, key.clone()));
+                inputs.push_back(Input::Unobserved { session, key });
+            }
+            QueryFact::Presence { session, presence } => {
+                if presence.is_none() {
+                    // The engine drops its questions as well.
+                    self.asked.retain(|_, asker| asker.session != session);
+                    self.options.retain(|(of, _), _| *of != session);
+                }
+                inputs.push_back(Input::Presence { session, presence });
+            }
+            QueryFact::Declared { session, resources } => {
+                for Declared { name, rules, fetches } in resources {
+                    match Resource::from_bytes(&rules) {
+                        Ok(resource) if resource.name == name => {
+                            inputs.push_back(Input::Declared { session, resource: resource.into(), fetches });
+                        }
+                        Ok(resource) => {
+                            let why = format!(
+                                "the resource {name:?} is declared with the rules of {:?}",
+                                resource.name
+                            );
+                            out.events.push(refused(session, &why));
+                        }
+                        Err(error) => {
+                            out.events.push(refused(session, &format!("the resource {name:?}: {error}")))
+                        }
+                    }
+                }
+            }
+            QueryFact::Changed { key, value, at, by } => {
+                let cause = match by {
+                    Writer::Fetch => Cause::Fetch,
+                    Writer::Push { versioned } => Cause::Push { versioned },
+                    Writer::Write => Cause::Write,
+                };
+                inputs.push_back(Input::Changed { key, value, at, cause });
+            }
+            QueryFact::Removed { key } => inputs.push_back(Input::Removed { key }),
+            QueryFact::Invalidated { key, exact, trace } => {
+                let refetch = engine::RefetchType::Active;
+                inputs.push_back(Input::Invalidated { key, exact, refetch, trace });
+            }
+            QueryFact::Asked { link, id, session, ask, trace } => {
+                if let Some(ask) = self.question(link, id, ask, trace, inputs, out) {
+                    self.last_ask += 1;
+                    let asked = AskId(self.last_ask);
+                    self.asked.insert(asked, Asker { session, link, id });
+                    inputs.push_back(Input::Ask { id: asked, session, ask, trace });
+                }
+            }
+            QueryFact::Fetched { session, id, outcome } => {
+                inputs.push_back(Input::Fetched { id, session, outcome });
+            }
+        }
+    }
+
+    /// What the engine has to answer; all else is answered here.
+    fn question(
+        &self,
+        link: LinkId,
+        id: u64,
+        ask: Ask,
+        trace: Trace,
+        inputs: &mut VecDeque<Input>,
+        out: &mut Output,
+    ) -> Option<engine::Ask> {
+        let answer = match ask {
+            Ask::Fetch { key, want } => return Some(engine::Ask::Fetch { key, want }),
+            Ask::Refetch { key, exact, stale, refetch } => {
+                return Some(engine::Ask::Refetch { key, exact, stale, refetch });
+            }
+            Ask::Preview { key, exact } => return Some(engine::Ask::Preview { key, exact }),
+            Ask::InvalidateTag { tag, refetch } => {
+                inputs.push_back(Input::TagInvalidated { tag, refetch, trace });
+                Answer::Done
+            }
+            Ask::Online(online) => {
+                inputs.push_back(Input::Online(online));
+                Answer::Done
+            }
+            Ask::Promote(_)
+            | Ask::Sync
+            | Ask::Members
+            | Ask::Sessions
+            | Ask::Keys { .. }
+            | Ask::Stats
+            | Ask::Look { .. } => Answer::Refused("this is no question for the query engine".to_owned()),
+        };
+        out.wishes.push(QueryWish::Answer { link, id, answer });
+        None
+    }
+
+    fn carry_out(&mut self, now: Time, out: &mut Output) {
+        for effect in self.effects.drain(..) {
+            let wish = match effect {
+                Effect::Fetch { session, request } => QueryWish::Fetch { session, request },
+                Effect::CancelFetch { session, id } => QueryWish::CancelFetch { session, id },
+                Effect::Install { key, value, version, trace } => {
+                    QueryWish::Install { key, value, version, trace }
+                }
+                Effect::Touch { key, trace } => QueryWish::Touch { key, trace },
+                Effect::Mark { keys, trace } => QueryWish::Mark { keys, trace },
+                Effect::Show { key, state } => {
+                    if state.stale {
+                        self.stale.insert(key.clone(), state.clone());
+                    } else {
+                        self.stale.remove(&key);
+                    }
+                    QueryWish::Show { key, state }
+                }
+                Effect::Remove { key } => {
+                    self.stale.remove(&key);
+                    QueryWish::Remove { key }
+                }
+                Effect::Answer { id, answer } => {
+                    let Some(Asker { link, id, .. }) = self.asked.remove(&id) else { continue };
+                    QueryWish::Answer { link, id, answer: to_wire(answer) }
+                }
+                Effect::Note(note) => {
+                    out.events.push(event(note, now));
+                    continue;
+                }
+            };
+            out.wishes.push(wish);
+        }
+    }
+}
+
+fn to_wire(answer: engine::Answer) -> Answer {
+    match answer {
+        engine::Answer::Fetched(fetched) => Answer::Fetched(fetched),
+        engine::Answer::Refetched { ok, failed, failures } => Answer::Refetched { ok, failed, failures },
+        engine::Answer::Cascade(lines) => Answer::Cascade(lines),
+    }
+}
+
+/// What a session said is no rule; its other words count.
+fn refused(session: SessionId, why: &str) -> Event {
+    Event::DeclarationRefused { session, why: why.to_owned() }
+}
+
+fn event(note: Note, now: Time) -> Event {
+    match note {
+        Note::FetchEnded { key, background, took_ns, attempts, failure, trace: _ } => {
+            let (key, took_ms) = (readable(&key), took_ns / 1_000_000);
+            match failure {
+                None => Event::Fetched { key, background, took_ms, attempts },
+                Some(why) => Event::FetchFailed { key, background, took_ms, attempts, why: why.to_string() },
+            }
+        }
+        Note::Refresh { checked, stale, begun } => Event::RefreshLooked { checked, stale, begun },
+        Note::TurnedStale { key, age_ns, limit_ns } => Event::TurnedStale {
+            key: readable(&key),
+            age_ms: age_ns / 1_000_000,
+            limit_ms: limit_ns / 1_000_000,
+        },
+        Note::Strategy { active } => Event::StrategyChanged { active },
+        Note::RulesConflict { resource, session, first, .. } => {
+            Event::RulesConflict { resource: resource.to_string(), first, session }
+        }
+        Note::ResourcesFull { resource, session } => {
+            refused(session, &format!("{resource} is one resource more than a group may have"))
+        }
+        Note::Online(online) => Event::OnlineChanged { online },
+        Note::RetryAfter { server, until } => Event::ServerAskedToWait {
+            server: server.to_string(),
+            for_ms: u64::try_from(until.since(now).as_millis()).unwrap_or(u64::MAX),
+        },
+    }
+}
+
+fn readable(key: &Key) -> String {
+    QueryKey::from_key(key).map_or_else(|_| format!("{key:?}"), |key| key.to_string())
+}
