@@ -26,6 +26,7 @@ const STANDS_ON: &[(&str, &[&str])] = &[
     ("paceline-cli", &["paceline", "paceline-sim"]),
     ("paceline-tests", &["paceline", "paceline-sim"]),
     ("paceline-examples", &["paceline", "paceline-sim"]),
+    ("paceline-benches", &["paceline"]),
 ];
 
 const PURE: [&str; 3] = ["paceline-proto", "paceline-query", "paceline-channel"];

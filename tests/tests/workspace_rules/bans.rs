@@ -184,7 +184,9 @@ fn no_other_package_has_bans_of_its_own() {
     let mut found = BTreeSet::new();
     let crates = fs::read_dir(root().join("crates")).expect("crates");
     let folders = crates.map(|entry| entry.expect("entry").path());
-    for folder in folders.chain([root(), root().join("tests"), root().join("examples")]) {
+    for folder in
+        folders.chain([root(), root().join("tests"), root().join("examples"), root().join("benches")])
+    {
         for name in ["clippy.toml", ".clippy.toml"] {
             found.extend([folder.join(name)].into_iter().filter(|config| config.exists()));
         }

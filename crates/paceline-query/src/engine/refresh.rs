@@ -1,6 +1,7 @@
 //! The service that keeps active values fresh, and the lane for fetches that nobody waits for and that come in crowds.
 //!
-//! A value is due at max(when it turns stale, last attempt + check interval); after a failed refresh at last attempt + retry
+//! What has no value, is marked, or has an age that somebody called stale is looked after; where polling rules say when a key is
+//! fetched, its age is their business. A value is due at max(when it turns stale, last attempt + check interval); after a failed refresh at last attempt + retry
 //! interval, a few times. It is looked at when it is due, by its own timer. What triggers wake (focus, return, reconnect) goes
 //! the same way, so that the crowd after a reconnect is a queue.
 //!
@@ -84,12 +85,22 @@ impl Engine {
             (None, _) => Time::ZERO,
             // Who marked it said what is to be fetched at once; the service finds the rest at its next check.
             (Some(_), Some(marked)) => marked + rules.check_interval,
-            (Some(_), None) => query.stale_at()?.0,
+            (Some(_), None) if self.is_refreshed_by_age(query) => query.stale_at()?.0,
+            (Some(_), None) => return None,
         };
         let interval = if query.refresh_failures == 0 { rules.check_interval } else { rules.retry_interval };
         let again = query.last_attempt.map_or(Time::ZERO, |last| last + interval);
         let allowed = self.limited_until(query, now).unwrap_or(Time::ZERO);
         Some(stale_at.max(again).max(allowed).max(now))
+    }
+
+    /// Age alone has the service fetch it: not where polling rules say when it is fetched, and when not, and not where nobody said how
+    /// long it is fresh; `always` must have been meant.
+    fn is_refreshed_by_age(&self, query: &Query) -> bool {
+        let said = query.rules.resources.iter().any(|matched| matched.resource.stale.is_some())
+            || query.hints.stale.is_some()
+            || query.observers.values().any(|options| options.stale.is_some());
+        query.rules.poll().is_none() && (said || self.defaults.stale != Staleness::Always)
     }
 
     /// The network that the key's requests need is not known to be gone. What is offline first gets its one attempt from those

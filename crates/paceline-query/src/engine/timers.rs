@@ -42,18 +42,19 @@ impl Timers {
     /// Sets, moves or stops a timer. [`Time::NEVER`] stops it too.
     pub(super) fn set(&mut self, timer: Timer, at: Option<Time>) {
         let at = at.filter(|at| *at < Time::NEVER);
-        let old = match at {
-            Some(at) => self.at.insert(timer.clone(), at),
-            None => self.at.remove(&timer),
-        };
+        let old = self.at(&timer);
         if old == at {
             return;
         }
         if let Some(old) = old {
             self.due.remove(&(old, timer.clone()));
         }
-        if let Some(at) = at {
-            self.due.insert((at, timer));
+        match at {
+            Some(at) => {
+                self.at.insert(timer.clone(), at);
+                self.due.insert((at, timer));
+            }
+            None => drop(self.at.remove(&timer)),
         }
     }
 

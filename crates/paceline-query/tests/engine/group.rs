@@ -139,15 +139,15 @@ fn rules_that_come_after_the_values_hold_for_those_that_nobody_looks_at() {
 #[test]
 fn every_key_is_counted_once_and_listed_with_its_state() {
     let mut world = World::new([stale_after("a", mins(1))]);
-    for name in ["a/fresh", "a/stale", "a/unseen", "a/fetching"] {
+    for name in ["a/fresh", "a/stale", "a/unseen/1", "a/fetching"] {
         world.observe(A, name);
     }
-    for name in ["a/fresh", "a/stale", "a/unseen"] {
+    for name in ["a/fresh", "a/stale", "a/unseen/1"] {
         world.reply_to(name, value("12"));
     }
-    world.unobserve(A, "a/unseen");
+    world.unobserve(A, "a/unseen/1");
     world.invalidate_as("a/stale", true, RefetchType::None);
-    world.invalidate_as("a/unseen", true, RefetchType::None);
+    world.invalidate_as("a/unseen", false, RefetchType::None);
     world.online(false);
     world.observe(A, "a/paused");
     let counts = world.engine.counts(world.now);
@@ -164,7 +164,7 @@ fn every_key_is_counted_once_and_listed_with_its_state() {
         line("a/fresh", false, 1, 2),
         line("a/paused", true, 1, 0),
         line("a/stale", true, 1, 2),
-        line("a/unseen", true, 0, 2),
+        line("a/unseen/1", true, 0, 2),
     ];
     let sorted: std::collections::BTreeMap<_, _> =
         expected.into_iter().map(|(key, stale, observers, size)| (key, (stale, observers, size))).collect();

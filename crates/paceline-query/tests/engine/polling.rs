@@ -321,6 +321,16 @@ fn p7_a_fallback_is_silent_while_the_channel_is_healthy_and_there_at_once_when_i
 }
 
 #[test]
+fn p7_beside_a_healthy_channel_nothing_is_asked_whatever_the_age() {
+    let fallback = Poll::every(secs(60)).mode(PollMode::Fallback);
+    let mut world = World::new([Resource { poll: Some(fallback), ..resource("a") }]);
+    world.send(Input::Channel { resource: "a".into(), healthy: true });
+    world.observe(A, "a");
+    run(&mut world, mins(30), "1");
+    assert_eq!(world.requested("a").len(), 1);
+}
+
+#[test]
 fn p7_an_independent_poll_is_on_time_whatever_is_pushed() {
     let mut world = World::new([
         polled("on-time", Poll::every(secs(10))),

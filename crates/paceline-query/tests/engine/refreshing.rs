@@ -3,7 +3,7 @@
 use paceline_proto::{fetch::FailureKind, presence::Presence};
 use paceline_query::{
     engine::{Input, Note, Preferences},
-    rules::{Defaults, Options, Resource, Staleness, Triggers},
+    rules::{Defaults, Options, Poll, PollStep, Resource, Staleness, Triggers},
 };
 
 use crate::world::*;
@@ -176,6 +176,31 @@ fn t7_a_stale_value_is_refreshed_by_the_service_and_not_more_often_than_it_check
     assert!(world.requested("unused/1").is_empty(), "active queries only");
     let looks = world.notes.iter().filter(|(_, note)| matches!(note, Note::Refresh { .. })).count();
     assert_eq!(looks, 6, "a look only when something is due");
+}
+
+#[test]
+fn t7_what_nobody_called_stale_or_what_is_polled_is_not_refreshed_by_its_age() {
+    let always = Resource { stale: Some(Staleness::Always), ..resource("always") };
+    let stopped = Poll::otherwise(PollStep::Stop);
+    let polled = Resource { poll: Some(stopped), ..stale_after("polled", secs(1)) };
+    let names = ["default", "always", "polled"];
+    let mut world = World::new([resource("default"), always, polled]);
+    for name in names {
+        world.observe(A, name);
+        world.reply(value("0"));
+    }
+    for _ in 0..120 {
+        world.pass(secs(1));
+        while !world.open.is_empty() {
+            world.reply(value("1"));
+        }
+    }
+    assert_eq!(names.map(|name| world.requested(name).len()), [1, 5, 1]);
+    for name in names {
+        world.invalidate_as(name, true, paceline_query::engine::RefetchType::None);
+    }
+    world.pass(secs(30));
+    assert_eq!(names.map(|name| world.requested(name).len()), [2, 6, 2], "a mark is no age");
 }
 
 #[test]
