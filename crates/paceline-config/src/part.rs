@@ -49,6 +49,8 @@ parts! {
     Http = "declared HTTP requests",
     /// `defaults`, `resources`, `profiles`: freshness, fetching and polling.
     QueryEngine = "the query engine",
+    /// `invalidate[].refetch` of a route.
+    RouteRefetch = "routes that choose what is fetched anew",
     /// `kind = "token"`.
     Tokens = "token resources",
     /// `persist` of a resource.

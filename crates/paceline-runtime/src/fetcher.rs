@@ -48,6 +48,11 @@ impl Fetchers {
         self.0.insert(name.into(), Registered { pattern, fetcher });
     }
 
+    /// The fetcher of the resource.
+    pub fn get(&self, name: &str) -> Option<Arc<dyn Fetcher>> {
+        self.0.get(name).map(|registered| registered.fetcher.clone())
+    }
+
     /// Whether there is one for the resource.
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)

@@ -7,14 +7,14 @@ use paceline_ipc::{
     group::{GroupName, InvalidGroupName},
 };
 use paceline_proto::{
+    fetch::Declared,
     id::SessionId,
     message::{PROTO, Rank},
 };
-use paceline_query::rules::Defaults;
-use paceline_runtime::{Identity, Options, Runtime, StartError, fetcher::Fetchers};
+use paceline_runtime::{Identity, Options, Runtime, StartError};
 
 use crate::{
-    declared::Declarations,
+    declared::{Declarations, Queries},
     error::Error,
     resource::Resource,
     session::{Session, block_on},
@@ -184,6 +184,10 @@ impl Builder {
             declared.retain(|declared| upstreams.iter().all(|coded| coded.name != declared.name));
             upstreams.extend(declared);
         }
+        let queries = match &config {
+            Some(config) => self.declarations.queries(config, self.rank)?,
+            None => Queries::default(),
+        };
         let label = if self.label.is_empty() { format!("pid {}", std::process::id()) } else { self.label };
         let identity = Identity {
             session: SessionId(uuid::Uuid::now_v7().as_u128()),
@@ -193,10 +197,17 @@ impl Builder {
             rank: self.rank,
             declared: config.map_or(0, |config| config.declared().root().short()),
         };
-        let mut fetchers = Fetchers::new();
-        let built = self.resources.into_iter().map(|resource| resource.build(&mut fetchers));
-        let resources = built.collect::<Result<Vec<_>, _>>()?;
-        let defaults = Defaults::default();
+        let Queries { defaults, resources: mut declared, mut fetchers } = queries;
+        let coded = self.resources.into_iter().map(|resource| {
+            let declared = declared.remove(resource.name());
+            resource.build(declared, &mut fetchers)
+        });
+        let mut resources = coded.collect::<Result<Vec<_>, _>>()?;
+        resources.extend(declared.into_values().map(|rules| Declared {
+            fetches: fetchers.has(&rules.name),
+            rules: rules.to_bytes().into(),
+            name: rules.name,
+        }));
         let runtime = Runtime::start(Options { dir, identity, upstreams, resources, defaults, fetchers })?;
         if self.handle_signals {
             runtime.handle_signals().map_err(StartError::Signals)?;

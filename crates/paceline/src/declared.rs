@@ -1,14 +1,19 @@
 //! What a session declares by configuration.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use paceline_channel::{
     protocol::Secret,
-    template::{Token, Vault},
+    template::{Template, Token, Vault},
 };
-use paceline_config::{Capabilities, Config, Draft, Part, Source, tables::Upstream as Declared};
+use paceline_config::{
+    Capabilities, Config, Draft, Part, Source,
+    tables::{Fetch, Http, HttpFetch, Method, Resource, Upstream as Declared},
+};
 use paceline_proto::message::Rank;
-use paceline_runtime::socket::Upstream;
+use paceline_query::rules;
+use paceline_runtime::{fetcher::Fetchers, socket::Upstream};
+use paceline_upstream::http::{self, HttpClient, HttpFetcher, HttpRequest};
 
 use crate::error::Error;
 
@@ -17,10 +22,10 @@ use crate::error::Error;
 /// ```
 /// use paceline::config::Part;
 ///
-/// assert!(paceline::capabilities().has(Part::WebSocket));
+/// assert!(paceline::capabilities().has(Part::Http));
 /// ```
 pub fn capabilities() -> Capabilities {
-    Capabilities::of([Part::WebSocket])
+    Capabilities::of([Part::WebSocket, Part::Http, Part::QueryEngine])
 }
 
 /// Configuration as it was handed to the builder.
@@ -75,6 +80,86 @@ impl Declarations {
     }
 }
 
+/// What a configuration says of queries.
+#[derive(Debug, Default)]
+pub(crate) struct Queries {
+    pub(crate) defaults: rules::Defaults,
+    /// By name.
+    pub(crate) resources: BTreeMap<Arc<str>, rules::Resource>,
+    /// Those that this process can fetch.
+    pub(crate) fetchers: Fetchers,
+}
+
+impl Declarations {
+    /// Its resources, and its requests with their secrets. One that never leads makes none: secrets stay with those that may
+    /// hold the wire.
+    pub(crate) fn queries(&self, config: &Config, rank: Rank) -> Result<Queries, Error> {
+        let mut queries = Queries { defaults: config.query_defaults(), ..Queries::default() };
+        let resources = config.query_resources().map_err(|error| Error::Invalid(error.to_string()))?;
+        let client = HttpClient::default();
+        for rules in resources {
+            let declared = config.resources().get(&*rules.name).map(|it| it.value());
+            if let Some((server, fetch)) = declared.and_then(|resource| request_of(config, resource))
+                && rank != Rank::Observer
+            {
+                let secrets = Secrets { config, from_env: self.from_env, leads: true };
+                let request = request(&rules.name, server, fetch);
+                let vault = secrets.resolve(templates(&request))?;
+                let fetcher = HttpFetcher::new(request, Arc::new(vault), client.clone());
+                queries.fetchers.insert(rules.name.clone(), rules.pattern.clone(), Arc::new(fetcher));
+            }
+            queries.resources.insert(rules.name.clone(), rules);
+        }
+        Ok(queries)
+    }
+}
+
+fn request_of<'a>(config: &'a Config, resource: &'a Resource) -> Option<(&'a Http, &'a HttpFetch)> {
+    match resource.fetch().as_ref()?.value() {
+        Fetch::Closure => None,
+        Fetch::Http(fetch) => Some((config.http().get(fetch.http().as_str())?.value(), fetch)),
+    }
+}
+
+fn request(resource: &str, server: &Http, fetch: &HttpFetch) -> HttpRequest {
+    let headers = server.headers().iter().chain(fetch.headers().iter());
+    HttpRequest {
+        resource: resource.to_owned(),
+        method: match fetch.method().value() {
+            Method::Get => http::Method::GET,
+            Method::Post => http::Method::POST,
+            Method::Put => http::Method::PUT,
+            Method::Patch => http::Method::PATCH,
+            Method::Delete => http::Method::DELETE,
+        },
+        base: server.base().as_str().to_owned(),
+        path: fetch.path().template().clone(),
+        query: fetch.query().iter().map(|(name, text)| (name.to_owned(), text.clone())).collect(),
+        form: fetch.form().iter().map(|(name, text)| (name.to_owned(), text.template().clone())).collect(),
+        headers: headers.map(|(name, text)| (name.to_string(), text.template().clone())).collect(),
+        etag: *fetch.etag().value(),
+        timeout: server.timeout().value().get(),
+    }
+}
+
+/// Where secrets may stand.
+fn templates(request: &HttpRequest) -> impl Iterator<Item = &Template> {
+    request.headers.iter().chain(&request.form).map(|(_, template)| template)
+}
+
+/// The secrets of one request.
+struct Resolved(BTreeMap<String, Secret>);
+
+impl Vault for Resolved {
+    fn secret(&self, name: &str) -> Option<Secret> {
+        self.0.get(name).cloned()
+    }
+
+    fn token(&self, _: Token) -> Option<Secret> {
+        None
+    }
+}
+
 /// The secrets of a configuration, in a process that may hold the wire.
 struct Secrets<'a> {
     config: &'a Config,
@@ -94,6 +179,12 @@ impl Secrets<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Those that the templates need.
+    fn resolve<'t>(&self, templates: impl Iterator<Item = &'t Template>) -> Result<Resolved, Error> {
+        let names = templates.flat_map(Template::secrets);
+        names.map(|name| Ok((name.to_owned(), self.look_up(name)?))).collect::<Result<_, _>>().map(Resolved)
     }
 
     fn look_up(&self, name: &str) -> Result<Secret, Error> {

@@ -71,6 +71,6 @@ pub use paceline_query::{
 };
 pub use paceline_runtime::replica::GroupView;
 pub use query::{DataStatus, Query, Subscription, View};
-pub use resource::{Fetch, FetchError, Resource};
+pub use resource::{Fetch, FetchError, Found, Resource};
 pub use session::{Receipt, Session};
 pub use upstream::{Change, Route, WebSocket};

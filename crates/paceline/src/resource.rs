@@ -1,9 +1,12 @@
 //! Resources in code: what data cannot say, above all how to fetch.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use paceline_proto::fetch::{Declared, FailureKind, FetchFailure, FetchOutcome};
+use paceline_proto::{
+    fetch::{Declared, FailureKind, FetchFailure, FetchOutcome},
+    id::Version,
+};
 use paceline_query::{
     key::QueryKey,
     pattern::KeyPattern,
@@ -63,6 +66,11 @@ impl Fetch {
         self.segment(at)
     }
 
+    /// What the server gave with the value that is held, see [`Found::etag`]; empty without one.
+    pub fn etag(&self) -> &str {
+        &self.context.etag
+    }
+
     /// Nobody waits for it.
     pub fn is_background(&self) -> bool {
         self.context.background
@@ -104,6 +112,18 @@ impl FetchError {
         Self::of(FailureKind::Status(status), why)
     }
 
+    /// A command, or the application, said no with this code.
+    pub fn refused(code: i32, why: impl Into<String>) -> Self {
+        Self::of(FailureKind::Refused(code), why)
+    }
+
+    /// What came in place of a value, for who asked: at most the bytes of a value.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<Vec<u8>>) -> Self {
+        self.0.detail = Bytes::from(detail.into());
+        self
+    }
+
     /// The server asks everybody to wait so long: no session of the group asks it for this resource before that.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
@@ -124,10 +144,27 @@ impl<E: std::error::Error> From<E> for FetchError {
 
 type OfData<T> = Arc<dyn Fn(&Value) -> T + Send + Sync>;
 
-type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+/// What a conditional fetch found.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Found<T>(Option<(T, String)>);
 
-/// What a fetcher makes of a key.
-type Run = Arc<dyn Fn(FetchContext) -> Pending<Result<Bytes, FetchFailure>> + Send + Sync>;
+impl<T> Found<T> {
+    /// A value.
+    pub fn value(value: T) -> Self {
+        Self(Some((value, String::new())))
+    }
+
+    /// The value that is held is still right.
+    pub fn unchanged() -> Self {
+        Self(None)
+    }
+
+    /// The server's validator for the value: what [`Fetch::etag`] gives to the next attempt.
+    pub fn etag(self, etag: impl Into<String>) -> Self {
+        Self(self.0.map(|(value, _)| (value, etag.into())))
+    }
+}
 
 /// A resource: named rules for keys, and how to fetch them. Rules belong to the group, those of the first session that
 /// declares the name count; a closure stays in the process that registers it, and any session's question may lead to it.
@@ -145,8 +182,11 @@ type Run = Arc<dyn Fn(FetchContext) -> Pending<Result<Bytes, FetchFailure>> + Se
 /// ```
 #[must_use]
 pub struct Resource {
+    name: String,
+    /// It names its keys.
+    keyed: bool,
     rules: Result<rules::Resource, RulesError>,
-    run: Option<Run>,
+    run: Option<Arc<dyn Fetcher>>,
     stale_of: Option<OfData<Staleness>>,
     poll_of: Option<OfData<PollStep>>,
 }
@@ -161,13 +201,20 @@ impl Resource {
     /// A resource for the keys that begin with its name: `packages` for `["packages", ..]`, `rule.search` for
     /// `["rule", "search", ..]`. What it leaves open comes from less specific resources, then from the defaults.
     pub fn new(name: &str) -> Self {
-        Self { rules: rules::Resource::new(name), run: None, stale_of: None, poll_of: None }
+        Self {
+            name: name.to_owned(),
+            keyed: false,
+            rules: rules::Resource::new(name),
+            run: None,
+            stale_of: None,
+            poll_of: None,
+        }
     }
 
     /// For the keys of this pattern instead: `"{name}"` stands for one segment, `".."` at the end for any more.
     pub fn key(self, segments: &[Value]) -> Self {
         let pattern = KeyPattern::new(segments);
-        Self { rules: self.rules.and_then(|rules| Ok(rules.pattern(pattern?))), ..self }
+        Self { keyed: true, rules: self.rules.and_then(|rules| Ok(rules.pattern(pattern?))), ..self }
     }
 
     /// Values are stale at this age. Zero: at once.
@@ -261,13 +308,36 @@ impl Resource {
     {
         self.run = Some(Arc::new(move |context| {
             let fetching = fetch(Fetch { context });
-            Box::pin(async move {
-                let value = fetching.await.map_err(|FetchError(failure)| failure)?;
-                let bytes = serde_json::to_vec(&value);
-                bytes.map(Bytes::from).map_err(|error| {
-                    FetchError::invalid(format!("the fetched value cannot be written as JSON: {error}")).0
-                })
-            })
+            async move { outcome(fetching.await.map(Found::value)) }
+        }));
+        self.with(|rules| rules.source(Source::Closure))
+    }
+
+    /// How to fetch from a server that can tell whether the value that is held is still right; as [`Resource::fetch`] else.
+    ///
+    /// ```
+    /// # struct Reply { status: u16, body: String, etag: String }
+    /// # async fn get(_: &str) -> Result<Reply, std::io::Error> { unimplemented!() }
+    /// use paceline::{Found, Resource};
+    ///
+    /// let resource = Resource::new("packages").fetch_conditional(|cx| async move {
+    ///     let reply = get(cx.etag()).await?;
+    ///     Ok(match reply.status {
+    ///         304 => Found::unchanged(),
+    ///         _ => Found::value(reply.body).etag(reply.etag),
+    ///     })
+    /// });
+    /// # drop(resource);
+    /// ```
+    pub fn fetch_conditional<T, F, R>(mut self, fetch: F) -> Self
+    where
+        T: Serialize,
+        R: Future<Output = Result<Found<T>, FetchError>> + Send + 'static,
+        F: Fn(Fetch) -> R + Send + Sync + 'static,
+    {
+        self.run = Some(Arc::new(move |context| {
+            let fetching = fetch(Fetch { context });
+            async move { outcome(fetching.await) }
         }));
         self.with(|rules| rules.source(Source::Closure))
     }
@@ -276,45 +346,103 @@ impl Resource {
         Self { rules: self.rules.map(change), ..self }
     }
 
-    /// What the group is told, and what runs here.
-    pub(crate) fn build(self, fetchers: &mut Fetchers) -> Result<Declared, Error> {
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the group is told, and what runs here. What is left open comes from what a configuration declares under the same
+    /// name.
+    pub(crate) fn build(
+        self,
+        declared: Option<rules::Resource>,
+        fetchers: &mut Fetchers,
+    ) -> Result<Declared, Error> {
         let invalid = |error: RulesError| Error::Invalid(error.to_string());
-        let rules = self.rules.map_err(invalid)?;
+        let mut rules = self.rules.map_err(invalid)?;
+        if let Some(declared) = declared {
+            rules = over(rules, declared, self.keyed);
+        }
         rules.check().map_err(invalid)?;
-        let declared = Declared {
-            name: rules.name.clone(),
-            rules: rules.to_bytes().into(),
-            fetches: self.run.is_some(),
-        };
-        if let Some(run) = self.run {
-            let fetcher: Arc<dyn Fetcher> = Arc::new(closure(run, self.stale_of, self.poll_of));
-            fetchers.insert(rules.name, rules.pattern, fetcher);
+        let fetcher = self.run.or_else(|| fetchers.get(&rules.name));
+        let declared =
+            Declared { name: rules.name.clone(), rules: rules.to_bytes().into(), fetches: fetcher.is_some() };
+        if let Some(fetcher) = fetcher {
+            fetchers.insert(rules.name, rules.pattern, hinting(fetcher, self.stale_of, self.poll_of));
         }
         Ok(declared)
     }
 }
 
-/// A closure as a fetcher: what its functions say of the value goes along with it.
-fn closure(
-    run: Run,
+/// What the engine is told of a result.
+fn outcome<T: Serialize>(found: Result<Found<T>, FetchError>) -> FetchOutcome {
+    let (value, etag) = match found {
+        Ok(Found(Some(found))) => found,
+        Ok(Found(None)) => return FetchOutcome::NotModified,
+        Err(FetchError(failure)) => return FetchOutcome::Failed(failure),
+    };
+    match serde_json::to_vec(&value) {
+        Ok(value) => FetchOutcome::Value {
+            value: value.into(),
+            version: Version::None,
+            etag: etag.into(),
+            hints: Bytes::new(),
+        },
+        Err(error) => {
+            let why = format!("the fetched value cannot be written as JSON: {error}");
+            FetchOutcome::Failed(FetchError::invalid(why).0)
+        }
+    }
+}
+
+/// Rules in code over those of a configuration. `keyed`: the code names the keys.
+fn over(coded: rules::Resource, declared: rules::Resource, keyed: bool) -> rules::Resource {
+    fn or<T>(coded: Vec<T>, declared: Vec<T>) -> Vec<T> {
+        if coded.is_empty() { declared } else { coded }
+    }
+    // How long a fetch takes, and whether it can be given up, are properties of who fetches.
+    let (cancellable, deadline) = match (&coded.source, &declared.source) {
+        (None, _) => (coded.cancellable || declared.cancellable, coded.deadline.or(declared.deadline)),
+        (Some(_), Some(Source::Closure)) => (coded.cancellable, coded.deadline.or(declared.deadline)),
+        (Some(_), None | Some(Source::None | Source::Server(_))) => (coded.cancellable, coded.deadline),
+    };
+    rules::Resource {
+        pattern: if keyed { coded.pattern } else { declared.pattern },
+        stale: coded.stale.or(declared.stale),
+        gc: coded.gc.or(declared.gc),
+        refetch_on: coded.refetch_on.or(declared.refetch_on),
+        network: coded.network.or(declared.network),
+        retry: coded.retry.or(declared.retry),
+        tags: or(coded.tags, declared.tags),
+        depends_on: or(coded.depends_on, declared.depends_on),
+        source: coded.source.or(declared.source),
+        deadline,
+        poll: coded.poll.or(declared.poll),
+        critical: coded.critical || declared.critical,
+        cancellable,
+        name: coded.name,
+    }
+}
+
+/// A fetcher whose values are told along with what the functions say of them.
+fn hinting(
+    fetcher: Arc<dyn Fetcher>,
     stale_of: Option<OfData<Staleness>>,
     poll_of: Option<OfData<PollStep>>,
-) -> impl Fn(FetchContext) -> Pending<FetchOutcome> + Send + Sync {
-    move |context| {
-        let (running, stale_of, poll_of) = (run(context), stale_of.clone(), poll_of.clone());
-        Box::pin(async move {
-            let value = match running.await {
-                Ok(value) => value,
-                Err(failure) => return FetchOutcome::Failed(failure),
-            };
-            let hints = if stale_of.is_some() || poll_of.is_some() {
-                let data: Value = serde_json::from_slice(&value).unwrap_or_default();
-                let hints = Hints { stale: stale_of.map(|of| of(&data)), poll: poll_of.map(|of| of(&data)) };
-                hints.to_bytes().into()
-            } else {
-                Bytes::new()
-            };
-            FetchOutcome::Value { value, version: paceline_proto::id::Version::None, etag: "".into(), hints }
-        })
+) -> Arc<dyn Fetcher> {
+    if stale_of.is_none() && poll_of.is_none() {
+        return fetcher;
     }
+    Arc::new(move |context| {
+        let (fetching, stale_of, poll_of) = (fetcher.fetch(context), stale_of.clone(), poll_of.clone());
+        async move {
+            let mut found = fetching.await;
+            if let FetchOutcome::Value { value, hints, .. } = &mut found {
+                let data: Value = serde_json::from_slice(value).unwrap_or_default();
+                let said = Hints { stale: stale_of.map(|of| of(&data)), poll: poll_of.map(|of| of(&data)) };
+                *hints = said.to_bytes().into();
+            }
+            found
+        }
+    })
 }

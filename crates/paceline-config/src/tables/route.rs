@@ -88,7 +88,7 @@ table! {
         has exact: bool = false, "a list and all its filters go stale together",
         /// Which of them are fetched anew.
         has refetch: Refetch = "active",
-            "what nobody looks at is fetched when somebody does"; needs QueryEngine,
+            "what nobody looks at is fetched when somebody does"; needs RouteRefetch,
     }
 }
 

@@ -1,4 +1,6 @@
 //! A small HTTP server that answers with the bytes it is told to, and keeps what it was asked.
+#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{collections::BTreeMap, sync::Arc};
 
