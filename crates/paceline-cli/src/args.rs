@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use paceline::QueryKey;
@@ -63,7 +63,7 @@ pub enum Command {
     Sessions,
     /// The keys of the cache
     Queries,
-    /// Print the value of a key
+    /// Print the value of a key, fetched where it is stale, or what a command writes, run once for all who ask
     Get(Get),
     /// Follow a key or a stream; survives the loss of the primary
     Watch(Watch),
@@ -71,6 +71,8 @@ pub enum Command {
     Set(Set),
     /// Mark keys stale
     Invalidate(Invalidate),
+    /// Fetch a key and those under it anew
+    Refetch(Refetch),
     /// Hand the wire over
     Promote(Promote),
     /// What is wrong and what to do: names the holder, the directories, the last elections
@@ -128,6 +130,13 @@ const KEY_HELP: &str = "JSON ('[\"packages\",7]') or the short form (packages/7)
 pub struct Get {
     #[arg(value_name = "KEY", help = KEY_HELP)]
     pub key: QueryKey,
+    /// How old the value may be [default: what the rules of the key call fresh; without an age a command is always run]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub max_age: Option<Duration>,
+    /// A command whose output is the value. Whoever asks first runs it here, in its own directory and environment; others
+    /// who ask with the same words get what it wrote. Its failure is not cached, and its status is that of `paceline`
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
     #[command(flatten)]
     pub spawn: Spawn,
 }
@@ -164,6 +173,16 @@ pub struct Invalidate {
     /// Only this key, not those under it
     #[arg(long)]
     pub exact: bool,
+    /// Only show what would be reached, through all dependencies, and what of it would be fetched at once
+    #[arg(long)]
+    pub preview: bool,
+}
+
+/// `refetch`.
+#[derive(Debug, ClapArgs)]
+pub struct Refetch {
+    #[arg(value_name = "KEY", help = KEY_HELP)]
+    pub key: QueryKey,
 }
 
 /// `promote`.
@@ -231,7 +250,7 @@ pub struct TraceFilter {
     /// Only of this session: the beginning or end of its id
     #[arg(long, value_name = "SESSION")]
     pub session: Option<String>,
-    /// Only of this actor: election, hub, follower, socket or outbox
+    /// Only of this actor: election, hub, follower, socket, outbox or fetcher
     #[arg(long, value_name = "ACTOR")]
     pub actor: Option<String>,
     #[arg(long, value_name = "KEY", help = "Only of this key and those under it")]

@@ -49,6 +49,16 @@ pub enum Failure {
         /// How many.
         count: usize,
     },
+    /// A command that was to be run said no: what it said is said again, and its status is ours.
+    #[error("{why}")]
+    Command {
+        /// Its exit code.
+        status: u8,
+        /// What it wrote to stderr.
+        said: Vec<u8>,
+        /// How it ended.
+        why: String,
+    },
     /// Interrupted by the user.
     #[error("interrupted")]
     Interrupted,
@@ -74,13 +84,21 @@ impl Failure {
             Self::Timeout { .. } => 5,
             Self::Refused(_) => 6,
             Self::Findings { .. } => 10,
+            Self::Command { status, .. } => (*status).max(1),
             Self::Interrupted => 130,
         }
     }
 
     /// Whether there is something to say.
     pub fn is_silent(&self) -> bool {
-        matches!(self, Self::OutputClosed | Self::Interrupted | Self::Findings { .. } | Self::Told)
+        matches!(
+            self,
+            Self::OutputClosed
+                | Self::Interrupted
+                | Self::Findings { .. }
+                | Self::Told
+                | Self::Command { .. }
+        )
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use paceline::Session;
+use paceline::{Builder, Session};
 use paceline_ipc::{
     claim::{self, ClaimBody},
     dirs::StateDir,
@@ -101,14 +101,34 @@ impl Joined {
 /// [`Failure::NoGroup`] where none runs and none is to be started; [`Failure::Timeout`] where its primary does not
 /// answer; [`Failure::Version`] where its build is too different.
 pub async fn join(settings: &Settings, label: &str, absent: Absent, ui: &Ui) -> Result<Joined, Failure> {
-    let joining = join_or_start(settings, label, absent, ui);
+    join_with(settings, label, absent, ui, |builder| builder).await
+}
+
+/// [`join`] with a session that declares something.
+///
+/// # Errors
+/// As [`join`].
+pub async fn join_with(
+    settings: &Settings,
+    label: &str,
+    absent: Absent,
+    ui: &Ui,
+    prepare: impl Fn(Builder) -> Builder,
+) -> Result<Joined, Failure> {
+    let joining = join_or_start(settings, label, absent, ui, prepare);
     match tokio::time::timeout(settings.timeout, joining).await {
         Ok(joined) => joined,
         Err(_) => Err(silent(settings)),
     }
 }
 
-async fn join_or_start(settings: &Settings, label: &str, absent: Absent, ui: &Ui) -> Result<Joined, Failure> {
+async fn join_or_start(
+    settings: &Settings,
+    label: &str,
+    absent: Absent,
+    ui: &Ui,
+    prepare: impl Fn(Builder) -> Builder,
+) -> Result<Joined, Failure> {
     loop {
         let dir = settings.find_dir()?;
         let Some(dir) = running(dir).await else {
@@ -122,7 +142,7 @@ async fn join_or_start(settings: &Settings, label: &str, absent: Absent, ui: &Ui
             return Err(version);
         }
         tokio::select! {
-            joined = settings.session(label).observer().join() => {
+            joined = prepare(settings.session(label).observer()).join() => {
                 return Ok(Joined { session: joined?, dir });
             }
             // Its coordinator left while this session knocked.

@@ -3,6 +3,7 @@
 //! What goes to stdout is data, everything else goes to stderr; exit codes are those of [`failure::Failure`].
 
 mod args;
+mod cached;
 mod configured;
 mod doctor;
 mod document;
@@ -71,6 +72,7 @@ fn carry_out(args: Args, ui: &Ui) -> Result<(), Failure> {
             Command::Get(get) => values::get(&settings, get, ui).await,
             Command::Set(set) => values::set(&settings, set, ui).await,
             Command::Invalidate(invalidate) => values::invalidate(&settings, invalidate, ui).await,
+            Command::Refetch(refetch) => values::refetch(&settings, refetch, ui).await,
             Command::Watch(watch) => watch::watch(&settings, watch, ui).await,
             Command::Promote(promote) => promote::promote(&settings, promote, ui).await,
             Command::Events(events) => events::events(&settings, events, ui).await,

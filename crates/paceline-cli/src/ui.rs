@@ -96,6 +96,10 @@ impl Ui {
 
     /// The failure of the command.
     pub fn failed(&self, failure: &Failure) {
+        if let Failure::Command { said, .. } = failure {
+            // Nobody is left to be told if this fails.
+            let _ = io::stderr().lock().write_all(said);
+        }
         if !failure.is_silent() {
             self.say(&format!("{} {failure}", self.on_err(Style::Bad, "paceline:")));
         }

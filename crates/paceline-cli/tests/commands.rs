@@ -111,9 +111,14 @@ fn exit_codes_are_those_of_the_contract() {
     let scratch = Scratch::new();
     assert_eq!(scratch.run(&["frobnicate"]).code, 2);
     assert_eq!(scratch.run(&["status", "-g", "Not A Name"]).code, 2);
-    for command in
-        [&["status"][..], &["sessions"], &["promote"], &["invalidate", "a"], &["get", "a", "--no-spawn"]]
-    {
+    for command in [
+        &["status"][..],
+        &["sessions"],
+        &["promote"],
+        &["invalidate", "a"],
+        &["refetch", "a"],
+        &["get", "a", "--no-spawn"],
+    ] {
         let ended = scratch.run(command);
         assert_eq!(ended.code, 3, "{command:?}: {}", ended.err);
         assert!(ended.err.contains("paceline run"), "it says what to do: {}", ended.err);
@@ -194,11 +199,21 @@ fn an_interrupted_watch_says_so() {
 fn help_names_what_is_built_and_nothing_else() {
     let scratch = Scratch::new();
     let help = scratch.run(&["--help"]).out;
-    for built in ["run", "status", "sessions", "get", "watch", "set", "invalidate", "promote", "completions"]
-    {
+    for built in [
+        "run",
+        "status",
+        "sessions",
+        "get",
+        "watch",
+        "set",
+        "invalidate",
+        "refetch",
+        "promote",
+        "completions",
+    ] {
         assert!(help.contains(&format!("\n  {built} ")), "{built}: {help}");
     }
-    for unbuilt in ["mutate", "outbox", "storage", "refetch", "inspect", "simulate", "background"] {
+    for unbuilt in ["mutate", "outbox", "storage", "inspect", "simulate", "background"] {
         assert!(!help.contains(&format!("\n  {unbuilt} ")), "{unbuilt}: {help}");
     }
     assert!(scratch.run(&["completions", "bash"]).out.contains("_paceline()"));

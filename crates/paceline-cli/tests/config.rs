@@ -83,17 +83,13 @@ fn mistakes_are_told_all_at_once_with_place_and_nearest_key() {
 #[test]
 fn parts_that_this_build_lacks_are_refused_by_name_where_they_would_be_used() {
     let scratch = Scratch::new();
-    let file = project(&scratch, "[group]\nname = \"g\"\n[resources.node]\nstale_time = \"never\"\n");
+    let file = project(&scratch, "[group]\nname = \"g\"\n[outbox]\nattempts = 3\n");
     let ended = scratch.run(&["config", "check"]);
-    assert!(ended.code == 1 && ended.err.contains("the query engine"), "{}", ended.err);
+    assert!(ended.code == 1 && ended.err.contains("the outbox"), "{}", ended.err);
     let ended = scratch.run(&["run", "--config", file.to_str().expect("UTF-8")]);
-    assert!(ended.code == 2 && ended.err.contains("the query engine"), "{}", ended.err);
+    assert!(ended.code == 2 && ended.err.contains("the outbox"), "{}", ended.err);
     let ended = scratch.run(&["set", "a", "1"]);
-    assert!(
-        ended.code == 2 && ended.err.contains("the query engine"),
-        "told where somebody reads: {}",
-        ended.err
-    );
+    assert!(ended.code == 2 && ended.err.contains("the outbox"), "told where somebody reads: {}", ended.err);
     let ended = scratch.run(&["status"]);
     assert_eq!(ended.code, 3, "an observer needs none of it: {}", ended.err);
 }

@@ -194,6 +194,48 @@ pub struct Got {
     pub version: Value,
 }
 
+/// `refetch`.
+#[derive(Debug, Serialize)]
+pub struct Refetched {
+    pub group: String,
+    pub key: Key,
+    /// Keys with a new value.
+    pub ok: u64,
+    /// Keys without.
+    pub failed: u64,
+    /// The first failures.
+    pub failures: Vec<RefetchFailure>,
+}
+
+/// A key that could not be fetched.
+#[derive(Debug, Serialize)]
+pub struct RefetchFailure {
+    pub key: Key,
+    pub why: String,
+}
+
+/// `invalidate --preview`.
+#[derive(Debug, Serialize)]
+pub struct Preview {
+    pub group: String,
+    pub key: Key,
+    pub reached: Vec<Reached>,
+}
+
+/// What an invalidation would reach.
+#[derive(Debug, Serialize)]
+pub struct Reached {
+    /// Steps from what was asked for.
+    pub depth: u32,
+    /// Why: a key in its short form, `tag NAME` or `resource NAME`.
+    pub cause: String,
+    /// Null for a resource without a key in the cache.
+    pub key: Option<Key>,
+    pub resource: Option<String>,
+    /// It would be fetched at once.
+    pub refetches: bool,
+}
+
 /// `set` and `invalidate`.
 #[derive(Debug, Serialize)]
 pub struct Done {
