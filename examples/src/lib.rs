@@ -3,4 +3,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 #[cfg(unix)]
+pub mod api_budget;
+#[cfg(unix)]
 pub mod one_wire;

@@ -1,10 +1,9 @@
 //! The example `one_wire` itself, as a user runs it, with small numbers.
-//!
-//! Cargo builds examples with the tests of their package; a run of this file alone builds the example when it is not
-//! there yet.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
+
+mod common;
 
 use std::{
     fs,
@@ -33,21 +32,7 @@ fn alone() -> MutexGuard<'static, ()> {
 
 fn example() -> &'static PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let profile_dir = test.parent().and_then(std::path::Path::parent).unwrap();
-        let path = profile_dir.join("examples").join("one_wire");
-        if !path.exists() {
-            let mut build = Command::new(env!("CARGO"));
-            build.args(["build", "--package", "paceline-examples", "--example", "one_wire", "--target-dir"]);
-            build.arg(profile_dir.parent().unwrap());
-            if !cfg!(debug_assertions) {
-                build.arg("--release");
-            }
-            assert!(build.status().unwrap().success(), "the example does not build");
-        }
-        path
-    })
+    PATH.get_or_init(|| common::example("one_wire"))
 }
 
 /// A run whose files are in `dir`.
