@@ -1,13 +1,13 @@
 //! A session that tests steer: commands on standard input, facts on standard output, one JSON object a line.
 //!
-//! `peer STATE_DIR [--handle-signals] [--observer] [--preferred] [--label TEXT] [--at-go]`. With `--at-go` it joins when it is sent its first
+//! `peer STATE_DIR [--handle-signals] [--observer] [--preferred] [--label TEXT] [--config FILE] [--at-go]`. With `--at-go` it joins when it is sent its first
 //! line. It ends when its standard input ends.
 
 #![expect(clippy::print_stdout, reason = "its output is its interface")]
 
 use std::{io::BufRead, time::Duration};
 
-use paceline::{EventError, Patch, QueryKey, Session, failpoint::Action};
+use paceline::{EventError, Freshness, Patch, QueryKey, Session, failpoint::Action};
 use paceline_proto::event::Event;
 use serde_json::{Value, json};
 
@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 at_go = true;
                 builder
             }
+            "--config" => builder.config_file(arguments.next().ok_or("--config needs a file")?),
             "--label" => builder.label(arguments.next().ok_or("--label needs a value")?),
             other => return Err(format!("unknown argument {other}").into()),
         };
@@ -133,6 +134,10 @@ fn obey(session: &Session, command: &Value) -> Result<(), Box<dyn std::error::Er
             Ok(_) => say(&json!({ "invalidated": true })),
             Err(error) => say(&json!({ "error": error.to_string() })),
         });
+    } else if let Some(key) = command.get("fetch") {
+        for _ in 0..command["callers"].as_u64().unwrap_or(1) {
+            fetch(session, key.to_string().parse()?);
+        }
     } else if let Some(key) = command.get("flood") {
         let count = command["count"].as_u64().unwrap_or(1);
         let bytes = command["bytes"].as_u64().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(1);
@@ -210,6 +215,14 @@ fn operate(session: &Session, key: QueryKey, value: Value) {
     let session = session.clone();
     on_thread(move || match block_on(session.set(key, &value)) {
         Ok(receipt) => say(&json!({ "set": value, "volatile": receipt.volatile })),
+        Err(error) => say(&json!({ "error": error.to_string() })),
+    });
+}
+
+fn fetch(session: &Session, key: QueryKey) {
+    let session = session.clone();
+    on_thread(move || match session.query(key).fetch_blocking::<Value>(Freshness::by_rules()) {
+        Ok(fetched) => say(&json!({ "fetched": fetched.value(), "cached": fetched.is_cached })),
         Err(error) => say(&json!({ "error": error.to_string() })),
     });
 }
