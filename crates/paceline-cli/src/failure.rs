@@ -114,6 +114,7 @@ impl From<paceline::Error> for Failure {
         match error {
             paceline::Error::Name(why) => Self::Usage(format!("failed to {why}")),
             paceline::Error::Directory { .. } | paceline::Error::Refused(_) => Self::Refused(text),
+            paceline::Error::VersionRefused(_) | paceline::Error::StoreTooNew { .. } => Self::Version(text),
             paceline::Error::Rejected(why) => Self::Refused(why),
             paceline::Error::Config(error) => Self::Config(error),
             paceline::Error::ConfigFile { .. } | paceline::Error::Secret { .. } => Self::Usage(text),

@@ -9,7 +9,10 @@ use paceline_ipc::{
     lock::LockState,
     member,
 };
-use paceline_proto::{id::Epoch, message::PROTO};
+use paceline_proto::{
+    id::Epoch,
+    program::{Misfit, Program, Speaker},
+};
 
 use crate::{failure::Failure, settings::Settings, start, ui::Ui};
 
@@ -183,16 +186,13 @@ fn silent(settings: &Settings) -> Failure {
 
 /// Whether the primary speaks another protocol; it would turn this session away in the end.
 fn other_version(lead: &Lead) -> Option<Failure> {
-    let body = lead.body.as_ref().filter(|body| body.proto.common(PROTO).is_none())?;
-    Some(Failure::Version(format!(
-        "the primary (build {:?}, process {}) speaks protocol {} to {}, this build (paceline {}) speaks {} to {}; update \
-         the older of the two",
-        body.build,
-        body.process.pid,
-        body.proto.min,
-        body.proto.max,
-        env!("CARGO_PKG_VERSION"),
-        PROTO.min,
-        PROTO.max,
-    )))
+    let misfit = lead.body.as_ref().and_then(misfit)?;
+    Some(Failure::Version(misfit.to_string()))
+}
+
+/// How this build and a primary's do not fit.
+pub fn misfit(primary: &ClaimBody) -> Option<Misfit> {
+    let ours = Program::new(concat!("paceline ", env!("CARGO_PKG_VERSION")), std::process::id()).speaker();
+    let theirs = Speaker { build: primary.build.clone(), pid: primary.process.pid, proto: primary.proto };
+    Misfit::between(ours, theirs)
 }

@@ -110,6 +110,14 @@ fn spawn(settings: &Settings) -> Result<(u32, oneshot::Receiver<ExitStatus>), Fa
 }
 
 fn failed(dir: &StateDir, status: Option<ExitStatus>) -> Failure {
+    if status.and_then(|status| status.code()) == Some(Failure::Version(String::new()).code().into()) {
+        // What it found is found again where somebody reads it.
+        return Failure::Version(format!(
+            "the group was led by a newer build, and the coordinator that was started cannot read its store; update this \
+             program, or start a session of a newer build (details in {})",
+            dir.run_log().display()
+        ));
+    }
     let how = status.map_or_else(|| "ended".to_owned(), |status| format!("ended with {status}"));
     Failure::failed(format!("the coordinator {how}; it says why in {}", dir.run_log().display()))
 }

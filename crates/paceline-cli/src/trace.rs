@@ -326,6 +326,7 @@ mod tests {
             queued: 0,
             acked: None,
             conflated: false,
+            proto: 1,
             dropped: 0,
         }
     }

@@ -11,7 +11,7 @@ use std::{
 use paceline_proto::{
     id::{Epoch, Nonce, SessionId},
     limits::CLAIMS_KEPT,
-    message::ProtoRange,
+    program::ProtoRange,
 };
 
 use crate::{

@@ -19,6 +19,7 @@ use paceline_proto::{
     look::*,
     message::*,
     presence::Presence,
+    program::{Age, Features, ProtoRange, Release},
     time::Time,
 };
 use proptest::prelude::*;
@@ -174,6 +175,10 @@ fn to_hub() -> Vec<ToHub> {
             last: MARK,
             declared: 0,
             presence: Presence::default(),
+            release: Release { major: 0, minor: 1, patch: 300 },
+            features: Features(1),
+            schema: 2,
+            more: Bytes::from_static(b"later"),
         })
     };
     let op = |n, o| ToHub::Op { op: operation(n, o), trace: Trace::NONE };
@@ -257,6 +262,8 @@ fn to_session() -> Vec<ToSession> {
             adopting: true,
             offer_since: Some(MARK),
             positions: vec![(channel(), seq())],
+            features: Features(1),
+            more: Bytes::new(),
         }),
         ToSession::Busy { retry_ms: 50 },
         ToSession::Refused(Refusal::Version {
@@ -273,6 +280,7 @@ fn to_session() -> Vec<ToSession> {
                 rank: Rank::Candidate,
                 kit: Some(address()),
                 current: true,
+                age: Age::Newer,
             }],
             stable: MARK,
             members: vec![member()],
@@ -389,6 +397,7 @@ fn looks() -> Vec<Answer> {
         acked: Some(Offset(64)),
         conflated: false,
         dropped: 0,
+        proto: 1,
     };
     let standings = [
         Standing::Primary,

@@ -27,7 +27,7 @@ use paceline_ipc::{
 };
 use paceline_proto::{
     id::{Epoch, Nonce, SessionId},
-    message::PROTO,
+    program::PROTO,
 };
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 

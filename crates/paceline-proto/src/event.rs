@@ -5,6 +5,7 @@ use std::fmt;
 use crate::{
     id::{Channel, Epoch, LinkId, Mark, Offset, Position, SessionId},
     presence::Presence,
+    program::Misfit,
 };
 
 /// Something an operator or a test may want to know. Past tense; one line of text by `Display`.
@@ -86,6 +87,13 @@ pub enum Event {
         epoch: Epoch,
         /// Why.
         why: String,
+    },
+    /// The owner turned this session away: they have no protocol version in common.
+    VersionRefused {
+        /// The owner's reign.
+        epoch: Epoch,
+        /// Who speaks what.
+        misfit: Box<Misfit>,
     },
     /// The store needs a newer reader than this build; this session will not claim over it.
     StoreTooNew {
@@ -349,6 +357,9 @@ impl fmt::Display for Event {
             Self::JoinRefused { epoch, why } => {
                 write!(f, "was turned away by the primary of epoch {epoch}: {why}")
             }
+            Self::VersionRefused { epoch, misfit } => {
+                write!(f, "was turned away by the primary of epoch {epoch}: {misfit}")
+            }
             Self::StoreTooNew { schema, min_reader } => {
                 write!(f, "cannot lead: the store has schema {schema} and needs a reader of {min_reader}")
             }
@@ -464,6 +475,7 @@ impl Event {
             Self::Following { .. } => "following",
             Self::OwnerUnreachable { .. } => "owner_unreachable",
             Self::JoinRefused { .. } => "join_refused",
+            Self::VersionRefused { .. } => "version_refused",
             Self::StoreTooNew { .. } => "store_too_new",
             Self::ClaimFailed { .. } => "claim_failed",
             Self::Suspended { .. } => "suspended",

@@ -19,6 +19,7 @@ pub mod look;
 pub mod message;
 mod ops;
 pub mod presence;
+pub mod program;
 pub mod random;
 mod ring;
 mod seqs;

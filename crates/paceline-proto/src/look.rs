@@ -33,6 +33,8 @@ pub struct SessionInfo {
     pub conflated: bool,
     /// Frames left out for it so far.
     pub dropped: u64,
+    /// Protocol version of its connection; 0 while it is awaited.
+    pub proto: u16,
 }
 
 /// What a session is in a reign.

@@ -22,30 +22,12 @@ use crate::{
     },
     look::{KeyInfo, Look, ReignStats, Seen, SessionInfo},
     presence::Presence,
+    program::{Age, Features, ProtoRange, Release},
     time::Time,
 };
 
-/// Protocol versions this build speaks; the highest common one is used per connection.
-pub const PROTO: ProtoRange = ProtoRange { min: 1, max: 1 };
-
-/// A closed range of protocol versions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProtoRange {
-    /// Oldest version spoken.
-    pub min: u16,
-    /// Newest version spoken.
-    pub max: u16,
-}
-
-impl ProtoRange {
-    /// The highest version both sides speak.
-    pub fn common(self, other: Self) -> Option<u16> {
-        let version = self.max.min(other.max);
-        (version >= self.min.max(other.min)).then_some(version)
-    }
-}
-
-/// First message of a session on a new connection; at most `HELLO_MAX` bytes.
+/// First message of a session on a new connection; at most `HELLO_MAX` bytes. It and its answers are read before a version
+/// is agreed on, so they are the same in every version: what a later one adds goes into `more`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// Proof that the session could read the owner's claim: the nonce in it.
@@ -68,6 +50,14 @@ pub struct Hello {
     pub declared: u64,
     /// What the session shows to its user.
     pub presence: Presence,
+    /// The release of this software in the session's program.
+    pub release: Release,
+    /// What its build can do beyond the version.
+    pub features: Features,
+    /// The highest schema of a store that its build was made for.
+    pub schema: u32,
+    /// What later versions add; passed over by whoever does not know it.
+    pub more: Bytes,
 }
 
 /// Whether and how readily a session leads.
@@ -92,6 +82,8 @@ pub struct Heir {
     pub current: bool,
     /// As in its Hello; a preferred one that is current gets a polite handover.
     pub rank: Rank,
+    /// How its build stands to the owner's; a newer one that is current gets a polite handover.
+    pub age: Age,
 }
 
 /// Where a kit's socket listens, and the nonce that its claim file will show.
@@ -131,6 +123,10 @@ pub struct Welcome {
     pub offer_since: Option<Mark>,
     /// Where the channels stand.
     pub positions: Vec<(Channel, Position)>,
+    /// What both ends of this connection can do beyond the version.
+    pub features: Features,
+    /// What later versions add; passed over by whoever does not know it.
+    pub more: Bytes,
 }
 
 /// Sent every `PING_INTERVAL`; carries what a claimer must know.

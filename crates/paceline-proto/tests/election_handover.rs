@@ -9,6 +9,7 @@ use paceline_proto::{
     id::{Epoch, Mark, Offset, SessionId},
     limits::HANDOVER_TIMEOUT,
     message::{Heir, Ping, Rank},
+    program::Age,
 };
 
 const THREE: Epoch = Epoch(3);
@@ -235,4 +236,63 @@ fn a_preferred_owner_stays() {
     let heirs = vec![heir(ME)];
     rig.feed(Input::Ping(Ping { heirs, ..ping(&[]) }));
     assert_eq!(events(&rig.feed(Input::Promote { to: None })), ["handover_aborted"], "not to itself");
+}
+
+fn aged(age: Age) -> Heir {
+    Heir { age, ..heir(BOB) }
+}
+
+fn pinged(heirs: Vec<Heir>) -> Input {
+    Input::Ping(Ping { heirs, ..ping(&[]) })
+}
+
+#[test]
+fn a_newer_build_gets_a_polite_handover_once_it_is_ready_and_others_do_not() {
+    let mut rig = Rig::owning(3, &[]);
+    for age in [Age::Older, Age::Same, Age::Apart] {
+        assert_eq!(rig.feed(pinged(vec![aged(age)])), [], "{age:?}");
+    }
+    let unready = [Heir { current: false, ..aged(Age::Newer) }, Heir { kit: None, ..aged(Age::Newer) }];
+    for heir in unready {
+        assert_eq!(rig.feed(pinged(vec![heir])), []);
+    }
+    assert_eq!(wishes(rig.feed(pinged(vec![heir(ANN), aged(Age::Newer)]))), drain(BOB));
+    // It does not claim: not again at once.
+    rig.wait(HANDOVER_TIMEOUT + ms(1));
+    let start = rig.now;
+    while calm(rig.feed(pinged(vec![aged(Age::Newer)]))).is_empty() {
+        rig.sleep(ms(250));
+    }
+    let waited = rig.now.since(start);
+    assert!(waited > ms(28_000) && waited <= ms(30_000), "{waited:?}");
+}
+
+#[test]
+fn a_reign_that_was_handed_over_goes_to_a_newer_build_only_after_a_while() {
+    let mut rig = Rig::following(2, &[ME]);
+    rig.feed(Input::Go { last: Mark::new(Epoch(2), Offset(9)) });
+    rig.feed(Input::Claimed { epoch: THREE, result: paceline_proto::election::ClaimResult::Won });
+    rig.feed(Input::Adopted { epoch: THREE, result: Ok(0) });
+    assert_eq!(rig.machine.role(), &Role::Primary { epoch: THREE, adopted: true });
+    let start = rig.now;
+    while calm(rig.feed(pinged(vec![aged(Age::Newer)]))).is_empty() {
+        rig.sleep(ms(250));
+    }
+    let waited = rig.now.since(start);
+    assert!(waited > ms(29_000) && waited <= ms(30_000), "{waited:?}");
+}
+
+#[test]
+fn an_older_coordinator_is_not_handed_the_wire_of_a_newer_build() {
+    let preferred = |age| Heir { rank: Rank::Preferred, ..aged(age) };
+    let mut rig = Rig::owning(3, &[]);
+    assert_eq!(rig.feed(pinged(vec![preferred(Age::Older)])), []);
+    assert_eq!(wishes(rig.feed(pinged(vec![preferred(Age::Apart)]))), drain(BOB), "preferred all the same");
+    // A coordinator gives way to a newer coordinator only.
+    let mut rig = Rig::started_as(Rank::Preferred);
+    rig.feed(Input::Listed(election_support::listing(2, paceline_proto::election::Lock::Free)));
+    rig.feed(Input::Claimed { epoch: THREE, result: paceline_proto::election::ClaimResult::Won });
+    rig.feed(Input::Adopted { epoch: THREE, result: Ok(0) });
+    assert_eq!(rig.feed(pinged(vec![aged(Age::Newer), preferred(Age::Same)])), []);
+    assert_eq!(wishes(rig.feed(pinged(vec![preferred(Age::Newer)]))), drain(BOB));
 }

@@ -10,7 +10,8 @@ use paceline_proto::{
     event::{Cause, Event},
     id::Epoch,
     limits::{CLAIM_STAGGER, EOF_LOCK_WAIT, PROBE_TIMEOUT},
-    message::{ProtoRange, Rank, Refusal},
+    message::{Rank, Refusal},
+    program::ProtoRange,
 };
 
 #[test]
@@ -245,7 +246,9 @@ fn an_owner_that_refuses_is_alive() {
         let mut rig = Rig::started();
         rig.feed(Input::Listed(listing(3, Lock::Held)));
         let effects = rig.feed(Input::Refused { attempt: 1, refusal: refusal.clone() });
-        assert_eq!(events(&effects), ["join_refused"], "{refusal:?}");
+        let is_version = matches!(refusal, Refusal::Version { .. });
+        let kind = if is_version { "version_refused" } else { "join_refused" };
+        assert_eq!(events(&effects), [kind], "{refusal:?}");
         assert!(rig.blocked());
         assert_eq!(rig.step(), [Effect::List]);
     }

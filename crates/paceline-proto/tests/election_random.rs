@@ -12,6 +12,7 @@ use paceline_proto::{
     election::{ClaimResult, Config, ConnectFailure, Effect, Election, Input, Listing, Lock, Role},
     id::{Epoch, Mark, SessionId},
     message::{Heir, Ping, Rank, Refusal},
+    program::Program,
     time::Time,
 };
 use proptest::prelude::*;
@@ -34,7 +35,7 @@ struct Watcher {
 
 impl Watcher {
     fn new(rank: Rank, seed: u64) -> Self {
-        let config = Config { session: ME, rank };
+        let config = Config { session: ME, rank, program: Program::new("own", 1) };
         Self {
             machine: Election::new(config.clone(), seed),
             twin: Election::new(config, seed),

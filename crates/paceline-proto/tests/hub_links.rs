@@ -12,6 +12,7 @@ use paceline_proto::{
     id::*,
     limits::{ACK_FRAMES, ACK_INTERVAL, HEIRS, PING_INTERVAL, SESSIONS_MAX},
     message::*,
+    program::Features,
     time::Time,
 };
 
@@ -352,6 +353,8 @@ fn welcome(epoch: u64) -> Welcome {
         adopting: false,
         offer_since: None,
         positions: vec![],
+        features: Features::NONE,
+        more: Default::default(),
     }
 }
 

@@ -12,6 +12,7 @@ use paceline_proto::{
     id::*,
     limits::{KEY_MAX, MEMBER_SILENCE, OFFER_WAIT, PING_INTERVAL, VALUE_MAX},
     message::*,
+    program::Program,
 };
 
 fn applied(volatile: bool) -> impl Fn(Option<OpOutcome>) -> bool {
@@ -426,6 +427,7 @@ fn a_reign_that_follows_its_own_carries_everything_over() {
     let begin = hub::Begin {
         epoch: Epoch(2),
         session: session(1),
+        program: Program::new("", 1),
         carried,
         members: Some(net.hub().members()),
         channels: vec![resumable()],

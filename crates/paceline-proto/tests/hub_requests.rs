@@ -11,6 +11,7 @@ use paceline_proto::{
     id::*,
     limits::{CHUNK_ITEMS, KEY_MAX, VALUE_MAX},
     message::*,
+    program::{Features, PROTO, RELEASE},
     time::Time,
 };
 
@@ -299,6 +300,10 @@ fn a_second_hello_ends_the_link() {
         last: Mark::ZERO,
         declared: 0,
         presence: Default::default(),
+        release: RELEASE,
+        features: Features::NONE,
+        schema: 1,
+        more: Default::default(),
     };
     net.send_up(2, ToHub::Hello(hello));
     net.step_up(2, 1);

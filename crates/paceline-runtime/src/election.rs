@@ -33,6 +33,7 @@ use crate::{
     follower::FollowerIn,
     hub::{BeginReign, HubIn},
     listing::{Lister, lock_of},
+    observe::Blocked,
     options::Identity,
     outbox::OutboxIn,
     shell::{Business, Describe, Io},
@@ -160,16 +161,20 @@ pub(crate) struct ElectionBusiness {
     /// Why this session cannot join now, and when whoever waits for the join is told.
     blocked: Option<(Time, String)>,
     patience: Duration,
+    /// It cannot join because of what its build is.
+    misfit: Option<Blocked>,
     answers: VecDeque<Input>,
     driving: bool,
 }
 
 impl ElectionBusiness {
     pub(crate) fn new(seat: Seat, session_lock: SessionLock, seed: u64) -> Self {
-        let config = Config { session: seat.identity.session, rank: seat.identity.rank };
+        let identity = &seat.identity;
+        let program = identity.program.clone();
+        let config = Config { session: identity.session, rank: identity.rank, program };
         Self {
             machine: Election::new(config, seed),
-            lister: Lister::new(seat.dir.clone()),
+            lister: Lister::new(seat.dir.clone(), seat.identity.program.schema),
             seat,
             kit: None,
             making_kit: false,
@@ -179,6 +184,7 @@ impl ElectionBusiness {
             suspended: clock::suspend_total(),
             blocked: None,
             patience: JOIN_PATIENCE,
+            misfit: None,
             answers: VecDeque::new(),
             driving: false,
         }
@@ -269,12 +275,30 @@ impl ElectionBusiness {
                         let until = self.blocked.take().map_or(io.now + self.patience, |(until, _)| until);
                         Some((until, why.clone()))
                     }
-                    _ => None,
+                    _ => {
+                        self.misfit = None;
+                        None
+                    }
                 };
                 self.seat.replica.change_group(|view| view.role = role);
             }
             Effect::Event(event) => {
-                if matches!(event, Event::StoreTooNew { .. } | Event::JoinRefused { .. }) {
+                match &event {
+                    Event::VersionRefused { misfit, .. } => {
+                        self.misfit = Some(Blocked::Version(misfit.clone()))
+                    }
+                    Event::StoreTooNew { schema, min_reader } => {
+                        let (schema, min_reader) = (*schema, *min_reader);
+                        let ours = self.seat.identity.program.clone();
+                        self.misfit = Some(Blocked::Store { schema, min_reader, ours: Box::new(ours) });
+                    }
+                    Event::JoinRefused { .. } => self.misfit = None,
+                    _ => {}
+                }
+                if matches!(
+                    event,
+                    Event::StoreTooNew { .. } | Event::JoinRefused { .. } | Event::VersionRefused { .. }
+                ) {
                     // The role that says so may come before or behind the event: it fails the join when next looked at.
                     self.patience = Duration::ZERO;
                     if let Some((until, _)) = &mut self.blocked {
@@ -512,7 +536,7 @@ impl Business for ElectionBusiness {
     fn due(&mut self, io: &mut Io<'_, ElectionIn>) {
         self.wake(io);
         if let Some((_, why)) = self.blocked.take_if(|(until, _)| *until <= io.now) {
-            self.seat.observer.blocked(&why);
+            self.seat.observer.blocked(self.misfit.clone().unwrap_or_else(|| Blocked::Other(why.into())));
         }
         if self.machine.deadline().is_some_and(|at| at <= io.now) {
             let heard = self.seat.reign.heard();
@@ -552,10 +576,10 @@ fn prepare_kit(dir: &StateDir, identity: &Identity) -> Result<Box<PreparedKit>, 
     let claimant = claim::Claimant {
         session: identity.session,
         label: identity.label.clone(),
-        build: identity.build.clone(),
-        proto: identity.proto,
-        schema: paceline_store::SCHEMA,
-        min_reader: paceline_store::MIN_READER,
+        build: identity.program.build.clone(),
+        proto: identity.program.proto,
+        schema: identity.program.schema,
+        min_reader: identity.program.min_reader,
     };
     let kit = Kit::make(dir, claim::ClaimBody::new(nonce, claimant)).map_err(|error| error.to_string())?;
     Ok(Box::new(PreparedKit { database, kit }))

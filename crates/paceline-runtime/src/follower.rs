@@ -192,15 +192,19 @@ impl FollowerBusiness {
         let identity = &self.seat.identity;
         Hello {
             proof: target.nonce,
-            proto: identity.proto,
+            proto: identity.program.proto,
             session: identity.session,
             label: identity.label.clone(),
-            build: identity.build.clone(),
-            pid: std::process::id(),
+            build: identity.program.build.clone(),
+            pid: identity.program.pid,
             rank: identity.rank,
             last: self.machine.hello_last(),
             declared: identity.declared,
             presence: self.presence,
+            release: identity.program.release,
+            features: identity.program.features,
+            schema: identity.program.schema,
+            more: Bytes::new(),
         }
     }
 
@@ -622,6 +626,7 @@ async fn connect(
     let connection =
         socket::connect(&path, HELLO_TIMEOUT).await.map_err(|e| AttemptError::Failed(classify(&e)))?;
     let (read, mut writer) = connection.into_split();
+    let spoken = hello.proto;
     let patience = if speculative { Duration::from_secs(3600) } else { HELLO_TIMEOUT };
     let exchange = async {
         let bytes = codec::encode_frame(&ToHub::Hello(hello)).map_err(|e| other(&e))?;
@@ -635,6 +640,12 @@ async fn connect(
         }
         let first = codec::decode::<ToSession>(&frames.remove(0)).map_err(|e| other(&e))?;
         match first {
+            ToSession::Welcome(welcome) if !spoken.speaks(welcome.proto) => {
+                Err(AttemptError::Failed(ConnectFailure::Other(format!(
+                    "the owner chose protocol {}, which was not offered",
+                    welcome.proto
+                ))))
+            }
             ToSession::Welcome(welcome) => Ok(Box::new(Accepted { welcome, rest: frames, reader, writer })),
             ToSession::Busy { retry_ms } => Err(AttemptError::Busy { retry_ms }),
             ToSession::Refused(refusal) => Err(AttemptError::Refused(refusal)),

@@ -225,6 +225,7 @@ impl HubBusiness {
         let state = BeginHub {
             epoch,
             session: self.seat.identity.session,
+            program: self.seat.identity.program.clone(),
             carried: begin.carried,
             members: begin.members,
             channels: self.channels.clone(),
@@ -404,17 +405,7 @@ impl HubBusiness {
 
     fn refusal(&self, hello: &Hello) -> Option<Refusal> {
         let owned = self.owned.as_ref()?;
-        if hello.proof != owned.address.nonce {
-            return Some(Refusal::Proof);
-        }
-        if self.seat.identity.proto.common(hello.proto).is_none() {
-            return Some(Refusal::Version {
-                owner: self.seat.identity.proto,
-                build: self.seat.identity.build.clone(),
-                pid: std::process::id(),
-            });
-        }
-        None
+        (hello.proof != owned.address.nonce).then_some(Refusal::Proof)
     }
 
     /// Hands frames to the machine. False when the link ended on the way.

@@ -25,7 +25,15 @@ mod thread;
 pub mod trace;
 
 pub use death::{Death, End};
-pub use observe::{EVENTS_KEPT, EventCursor, JoinState, Observer, level};
+pub use observe::{Blocked, EVENTS_KEPT, EventCursor, JoinState, Observer, level};
 pub use options::{Identity, Options};
 pub use paceline_ipc::clock::wall_of;
+pub use paceline_store::schema as store_schema;
 pub use thread::{CallError, Runtime, StartError};
+
+/// Lets the process read and write stores as a build of another schema would.
+#[cfg(feature = "other-builds")]
+#[doc(hidden)]
+pub fn stand_for(schema: u32, min_reader: u32) -> bool {
+    paceline_store::stand_for(paceline_store::Schema { writes: schema, min_reader })
+}

@@ -16,6 +16,8 @@ use parking_lot::Mutex;
 #[derive(Debug, Clone)]
 pub(crate) struct Lister {
     dir: StateDir,
+    /// The highest schema that this build reads.
+    schema: u32,
     complete: Arc<Mutex<BTreeMap<OsString, Epoch>>>,
 }
 
@@ -28,8 +30,8 @@ pub(crate) struct ListError {
 }
 
 impl Lister {
-    pub(crate) fn new(dir: StateDir) -> Self {
-        Self { dir, complete: Arc::default() }
+    pub(crate) fn new(dir: StateDir, schema: u32) -> Self {
+        Self { dir, schema, complete: Arc::default() }
     }
 
     /// The newest claim, and the highest epoch of a complete database. Blocks on the file system.
@@ -59,7 +61,7 @@ impl Lister {
             address: body.map(|body| KitAddress { socket: body.socket.clone(), nonce: body.nonce }),
             owner: body.map(|body| body.session),
             lock: lock_of(&seen.lock),
-            readable: body.is_none_or(|body| body.min_reader <= paceline_store::SCHEMA),
+            readable: body.is_none_or(|body| body.min_reader <= self.schema),
         }
     }
 
@@ -117,7 +119,7 @@ mod tests {
 
     fn lister(dir: &tempfile::TempDir) -> Lister {
         let state = StateDir::open(&"test".parse().unwrap(), None, Some(dir.path())).unwrap();
-        Lister::new(state)
+        Lister::new(state, paceline_store::schema().writes)
     }
 
     fn complete(lister: &Lister, nonce: u128, epoch: u64) {

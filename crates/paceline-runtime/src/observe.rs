@@ -9,7 +9,13 @@ use std::{
 };
 
 use paceline_ipc::clock;
-use paceline_proto::{event::Event, id::Mark, look::EventRecord, time::Time};
+use paceline_proto::{
+    event::Event,
+    id::Mark,
+    look::EventRecord,
+    program::{Misfit, Program},
+    time::Time,
+};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::Level;
@@ -27,8 +33,26 @@ pub enum JoinState {
     Joining,
     /// Welcome and snapshot were received.
     Joined(Mark),
-    /// It cannot join as things are; the text says why and what to do.
-    Blocked(Arc<str>),
+    /// It cannot join as things are.
+    Blocked(Blocked),
+}
+
+/// Why a session cannot join as things are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blocked {
+    /// It has no protocol version in common with the primary.
+    Version(Box<Misfit>),
+    /// Nobody leads, and its build cannot read the group's store.
+    Store {
+        /// The schema of the store.
+        schema: u32,
+        /// The lowest schema that a build must be made for to read it.
+        min_reader: u32,
+        /// The program that cannot.
+        ours: Box<Program>,
+    },
+    /// The text says why and what to do.
+    Other(Arc<str>),
 }
 
 /// Receiver of observable events of one session. Cheap to clone.
@@ -157,11 +181,11 @@ impl Observer {
         self.0.join.send_replace(JoinState::Joined(at));
     }
 
-    pub(crate) fn blocked(&self, why: &str) {
+    pub(crate) fn blocked(&self, why: Blocked) {
         self.0.join.send_if_modified(|state| {
             let open = !matches!(state, JoinState::Joined(_));
             if open {
-                *state = JoinState::Blocked(why.into());
+                *state = JoinState::Blocked(why);
             }
             open
         });
@@ -189,6 +213,7 @@ pub fn level(event: &Event) -> Level {
         Event::AdoptionFailed { .. }
         | Event::OwnerUnreachable { .. }
         | Event::JoinRefused { .. }
+        | Event::VersionRefused { .. }
         | Event::StoreTooNew { .. }
         | Event::ClaimFailed { .. }
         | Event::PeerRefused { .. }

@@ -1,11 +1,7 @@
 //! What a session is started with.
 
 use paceline_ipc::dirs::StateDir;
-use paceline_proto::{
-    fetch::Declared,
-    id::SessionId,
-    message::{ProtoRange, Rank},
-};
+use paceline_proto::{fetch::Declared, id::SessionId, message::Rank, program::Program};
 
 use paceline_query::rules::Defaults;
 
@@ -18,10 +14,8 @@ pub struct Identity {
     pub session: SessionId,
     /// A name for people.
     pub label: String,
-    /// Its build, for people.
-    pub build: String,
-    /// Protocol versions it speaks.
-    pub proto: ProtoRange,
+    /// Its program.
+    pub program: Program,
     /// Whether it leads.
     pub rank: Rank,
     /// Digest of its declared configuration.

@@ -102,7 +102,7 @@ impl Runtime {
         let about = SessionAbout {
             process: ProcessMark::own(),
             label: options.identity.label.clone(),
-            build: options.identity.build.clone(),
+            build: options.identity.program.build.clone(),
             rank: options.identity.rank,
         };
         if let Err(error) = lock.describe(&about) {

@@ -43,11 +43,13 @@ pub enum Mutant {
     ConflationDropsOperationIds,
     /// What a session carries and offers does not say that a key was reset.
     ResetNotRemembered,
+    /// A build claims over stores that it cannot read.
+    OldBuildOverNewerStore,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::FenceWithoutSecondHalf,
         Self::FenceHalvesSwapped,
         Self::ClaimsCollectedDescending,
@@ -68,5 +70,6 @@ impl Mutant {
         Self::VolatileAcknowledgedWhenWritten,
         Self::ConflationDropsOperationIds,
         Self::ResetNotRemembered,
+        Self::OldBuildOverNewerStore,
     ];
 }

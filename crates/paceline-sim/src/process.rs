@@ -12,6 +12,7 @@ use paceline_proto::{
     hub::{self, Hub, Part},
     id::{Channel, Epoch, Key, LinkId, MutationId, Offset, Position, SessionId, Stream},
     message::{Hello, KitAddress, Member, Rank, Submit, SubmitOutcome, ToHub},
+    program::Program,
     time::Time,
 };
 
@@ -274,6 +275,7 @@ pub(crate) struct Process {
     pub pid: Pid,
     pub session: SessionId,
     pub rank: Rank,
+    pub program: Program,
     pub run: Run,
     pub election: Election,
     pub follower: Follower,

@@ -131,6 +131,9 @@ pub struct Scenario {
     pub claims_sync_lies: bool,
     /// Old segments are folded and their files removed.
     pub fold: bool,
+    /// Releases among the sessions, from the oldest; their versions overlap, and the newest writes stores that the oldest cannot
+    /// read.
+    pub releases: u16,
     /// No takeover may happen at all.
     pub one_reign: bool,
     /// No fault of the scenario keeps a survivor from offering what it saw in time: a gap over such events is wrong.
@@ -182,6 +185,7 @@ const CALM: Scenario = Scenario {
     pipe_bytes: 180 << 10,
     claims_sync_lies: false,
     fold: true,
+    releases: 1,
     one_reign: false,
     strict_gaps: false,
 };
@@ -391,6 +395,32 @@ impl Scenario {
         }
     }
 
+    /// Builds of three releases under kills, stops and handovers.
+    pub fn builds() -> Self {
+        let faults = Faults {
+            kill: 150,
+            kill_owner: 350,
+            kill_heirs: 80,
+            stop: 60,
+            stop_owner: 120,
+            leave: 120,
+            promote: 80,
+            cut: 40,
+            ..CALM.faults
+        };
+        Self {
+            name: "builds",
+            sessions: 5,
+            preferred: 1,
+            feeds: vec![FeedKind::Resumes],
+            fault_ms: 400,
+            faults,
+            point_kill: 3,
+            releases: 3,
+            ..CALM
+        }
+    }
+
     /// What the seed batches run.
     pub fn batch() -> Vec<Self> {
         vec![
@@ -403,6 +433,7 @@ impl Scenario {
             Self::lost_claims(),
             Self::operations(),
             Self::slow_readers(),
+            Self::builds(),
         ]
     }
 }

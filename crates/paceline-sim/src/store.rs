@@ -53,13 +53,25 @@ pub struct Database {
     pub complete: Option<u64>,
     /// What it adopted.
     pub segments: Vec<Segment>,
+    /// The schema of its writer.
+    pub schema: u32,
+    /// The lowest schema that a build must be made for to read it.
+    pub min_reader: u32,
     undo: Option<Undo>,
 }
 
 impl Database {
     /// Empty and not complete.
     pub fn new(owner: Pid) -> Self {
-        Self { owner, rows: Vec::new(), complete: None, segments: Vec::new(), undo: None }
+        Self {
+            owner,
+            rows: Vec::new(),
+            complete: None,
+            segments: Vec::new(),
+            schema: 1,
+            min_reader: 1,
+            undo: None,
+        }
     }
 
     /// Number of the last row.

@@ -127,6 +127,11 @@ fn reset_not_remembered() {
     caught(Mutant::ResetNotRemembered, &Scenario::upstreams(), 3, &["I7", "liveness"]);
 }
 
+#[test]
+fn old_build_over_newer_store() {
+    caught(Mutant::OldBuildOverNewerStore, &Scenario::builds(), 0, &["builds"]);
+}
+
 /// A mutant without a test would prove nothing.
 #[test]
 fn every_mutant_has_its_test() {

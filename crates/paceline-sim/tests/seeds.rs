@@ -8,7 +8,7 @@ use paceline_sim::{Counters, Scenario};
 
 /// Seeds of each scenario where nothing else is asked for.
 const QUICK: u64 = 200;
-const SCENARIOS: u64 = 9;
+const SCENARIOS: u64 = 10;
 /// Seeds of a scenario in which what happens in one seed of a hundred must happen.
 const MANY: u64 = 1_000;
 
@@ -104,4 +104,9 @@ fn slow_readers() {
         &Scenario::slow_readers(),
         &["follower_conflated", "follower_caught_up", "gap_shown_slow_reader", "channel_rewound"],
     );
+}
+
+#[test]
+fn builds() {
+    batch(&Scenario::builds(), &["reign_handed_over", "reign_over_dead", "store_too_new", "rows_adopted"]);
 }

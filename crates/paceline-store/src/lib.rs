@@ -73,4 +73,7 @@ pub use queue::{Counts, Durability, QueueDb, SubmitResult};
 pub use reachable::{Reachable, reachable};
 pub use row::{Origin, Row, RowState, Segment};
 pub use scan::{Complete, Inspection, Scan, inspect, remove, scan};
-pub use schema::{MIN_READER, SCHEMA};
+#[cfg(feature = "other-builds")]
+#[doc(hidden)]
+pub use schema::stand_for;
+pub use schema::{MIN_READER, SCHEMA, Schema, schema};

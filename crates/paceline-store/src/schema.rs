@@ -11,6 +11,36 @@ use crate::{Origin, StoreError, row::Segment};
 pub const SCHEMA: u32 = 1;
 /// The oldest build that reads what this build writes, by the schema it writes itself.
 pub const MIN_READER: u32 = 1;
+
+/// What a build writes and reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schema {
+    /// The schema it writes, and the highest it reads.
+    pub writes: u32,
+    /// The lowest schema that a build must write itself to read what this one writes.
+    pub min_reader: u32,
+}
+
+/// This build's, or what a test has it stand for.
+pub fn schema() -> Schema {
+    #[cfg(feature = "other-builds")]
+    if let Some(schema) = STOOD_FOR.get() {
+        return *schema;
+    }
+    Schema { writes: SCHEMA, min_reader: MIN_READER }
+}
+
+#[cfg(feature = "other-builds")]
+static STOOD_FOR: std::sync::OnceLock<Schema> = std::sync::OnceLock::new();
+
+/// From here on this process reads and writes stores as a build of another schema would. Only what is said of the schema
+/// changes; the tables stay the same. False: it was said before.
+#[cfg(feature = "other-builds")]
+#[doc(hidden)]
+pub fn stand_for(schema: Schema) -> bool {
+    STOOD_FOR.set(schema).is_ok()
+}
+
 /// SQLite before this version may lose a commit when its log wraps.
 const SQLITE_MIN: i32 = 3_051_003;
 /// `PACE`: tells a queue database from any other SQLite file.
@@ -64,7 +94,7 @@ pub(crate) fn create(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(TABLES)?;
     conn.execute(
         "INSERT INTO meta (key, value) VALUES ('schema', ?1), ('min_reader', ?2)",
-        params![SCHEMA, MIN_READER],
+        params![schema().writes, schema().min_reader],
     )?;
     Ok(())
 }
@@ -100,7 +130,7 @@ impl Meta {
 
     /// Whether this build understands the other tables.
     pub(crate) fn check(&self, path: &Path) -> Result<(), StoreError> {
-        if self.min_reader > SCHEMA {
+        if self.min_reader > schema().writes {
             let (schema, min_reader) = (self.schema, self.min_reader);
             return Err(StoreError::TooNew { path: path.into(), schema, min_reader });
         }

@@ -6,11 +6,7 @@ use paceline_ipc::{
     dirs::StateDir,
     group::{GroupName, InvalidGroupName},
 };
-use paceline_proto::{
-    fetch::Declared,
-    id::SessionId,
-    message::{PROTO, Rank},
-};
+use paceline_proto::{fetch::Declared, id::SessionId, message::Rank, program::Program};
 use paceline_runtime::{Identity, Options, Runtime, StartError};
 
 use crate::{
@@ -33,6 +29,17 @@ pub struct Builder {
     resources: Vec<Resource>,
     handle_signals: bool,
     declarations: Declarations,
+    program: Option<Program>,
+}
+
+/// What this build is.
+pub(crate) fn program() -> Program {
+    let schema = paceline_runtime::store_schema();
+    Program {
+        schema: schema.writes,
+        min_reader: schema.min_reader,
+        ..Program::new(concat!("paceline ", env!("CARGO_PKG_VERSION")), std::process::id())
+    }
 }
 
 impl Builder {
@@ -47,6 +54,7 @@ impl Builder {
             resources: Vec::new(),
             handle_signals: false,
             declarations: Declarations::default(),
+            program: None,
         }
     }
 
@@ -147,6 +155,19 @@ impl Builder {
         self
     }
 
+    /// Joins as another build would: what it speaks, and the schema of the stores it reads and writes, which then is the
+    /// whole process's. For tests of builds that differ; nothing outside the program can ask for it.
+    #[cfg(feature = "other-builds")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn stand_for(mut self, change: impl FnOnce(&mut Program)) -> Self {
+        let mut other = program();
+        change(&mut other);
+        paceline_runtime::stand_for(other.schema, other.min_reader);
+        self.program = Some(other);
+        self
+    }
+
     /// Joins: resolves when Welcome and the first snapshot were received.
     ///
     /// # Errors
@@ -189,11 +210,11 @@ impl Builder {
             None => Queries::default(),
         };
         let label = if self.label.is_empty() { format!("pid {}", std::process::id()) } else { self.label };
+        let program = self.program.unwrap_or_else(program);
         let identity = Identity {
             session: SessionId(uuid::Uuid::now_v7().as_u128()),
             label,
-            build: concat!("paceline ", env!("CARGO_PKG_VERSION")).to_owned(),
-            proto: PROTO,
+            program,
             rank: self.rank,
             declared: config.map_or(0, |config| config.declared().root().short()),
         };

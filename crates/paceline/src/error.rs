@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use paceline_ipc::dirs::DirectoryError;
-use paceline_proto::fetch::FetchFailure;
-use paceline_runtime::{CallError, End, StartError};
+use paceline_proto::{fetch::FetchFailure, program::Misfit};
+use paceline_runtime::{Blocked, CallError, End, StartError};
 
 /// A call on a session failed. Each variant says whether state changed and whether a retry helps.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,28 @@ pub enum Error {
     /// The session cannot join as things are; nothing changed. The text says who and why.
     #[error("join the group: {0}")]
     Refused(String),
+    /// This session and the primary have no protocol version in common; nothing changed. The text names both builds and
+    /// processes and says which to update.
+    #[error("join the group: {0}")]
+    VersionRefused(Box<Misfit>),
+    /// Nobody leads the group, and its store needs a newer build than this one; nothing changed. A retry helps once a session
+    /// of a build that reads it leads.
+    #[error(
+        "join the group: its store has schema {schema} and needs a build that reads schema {min_reader}, this one ({ours}, \
+         process {pid}) reads up to {reads}; update it, or start a session of a newer build"
+    )]
+    StoreTooNew {
+        /// The schema of the store.
+        schema: u32,
+        /// The lowest schema that a build must be made for to read it.
+        min_reader: u32,
+        /// This build.
+        ours: String,
+        /// This process.
+        pid: u32,
+        /// The highest schema that this build reads.
+        reads: u32,
+    },
     /// A declaration of this session is not valid; nothing changed.
     #[error("{0}")]
     Invalid(String),
@@ -122,6 +144,17 @@ impl Error {
     /// An answer that belongs to another question: the primary breaks the protocol.
     pub(crate) fn unexpected() -> Self {
         Self::Refused("the primary gave another answer than was asked for".to_owned())
+    }
+
+    pub(crate) fn blocked(why: Blocked) -> Self {
+        match why {
+            Blocked::Version(misfit) => Self::VersionRefused(misfit),
+            Blocked::Store { schema, min_reader, ours } => {
+                let (pid, reads) = (ours.pid, ours.schema);
+                Self::StoreTooNew { schema, min_reader, ours: ours.build, pid, reads }
+            }
+            Blocked::Other(why) => Self::Refused(why.to_string()),
+        }
     }
 
     pub(crate) fn decode(error: &serde_json::Error) -> Self {

@@ -62,6 +62,7 @@ pub use paceline_proto::{
     look::{EventRecord, KeyInfo, Look, ReignStats, Seen, SessionInfo, Standing, TraceRecord},
     message::{Gap, GapCause, Heir, Member, Rank},
     presence::Presence,
+    program::{Misfit, ProtoRange, Speaker},
 };
 pub use paceline_query::{
     key,

@@ -54,7 +54,7 @@ impl Session {
                 JoinState::Joined(_) => return Ok(Self { runtime }),
                 JoinState::Blocked(why) => {
                     runtime.leave().await;
-                    return Err(Error::Refused(why.to_string()));
+                    return Err(Error::blocked(why));
                 }
                 JoinState::Joining => {}
             }

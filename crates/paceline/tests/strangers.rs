@@ -16,7 +16,8 @@ use paceline_ipc::codec;
 use paceline_proto::{
     id::{Mark, Nonce},
     limits::{HELLO_MAX, UNAUTHENTICATED_MAX},
-    message::{Hello, PROTO, Rank, Refusal, ToHub, ToSession},
+    message::{Hello, Rank, Refusal, ToHub, ToSession},
+    program::{Features, PROTO, RELEASE},
 };
 
 fn primary(dir: &Path) -> Session {
@@ -70,6 +71,10 @@ fn hello(proof: Nonce) -> Hello {
         last: Mark::default(),
         declared: 0,
         presence: Presence::default(),
+        release: RELEASE,
+        features: Features::ALL,
+        schema: 1,
+        more: bytes::Bytes::new(),
     }
 }
 

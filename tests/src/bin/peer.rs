@@ -1,6 +1,7 @@
 //! A session that tests steer: commands on standard input, facts on standard output, one JSON object a line.
 //!
-//! `peer STATE_DIR [--handle-signals] [--observer] [--preferred] [--label TEXT] [--config FILE] [--at-go]`. With `--at-go` it joins when it is sent its first
+//! `peer STATE_DIR [--handle-signals] [--observer] [--preferred] [--label TEXT] [--config FILE] [--stand-for JSON]
+//! [--at-go]`. With `--at-go` it joins when it is sent its first
 //! line. It ends when its standard input ends.
 
 #![expect(clippy::print_stdout, reason = "its output is its interface")]
@@ -8,7 +9,10 @@
 use std::{io::BufRead, time::Duration};
 
 use paceline::{EventError, Freshness, Patch, QueryKey, Session, failpoint::Action};
-use paceline_proto::event::Event;
+use paceline_proto::{
+    event::Event,
+    program::{Program, ProtoRange},
+};
 use serde_json::{Value, json};
 
 fn say(value: &Value) {
@@ -30,6 +34,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 builder
             }
             "--config" => builder.config_file(arguments.next().ok_or("--config needs a file")?),
+            "--stand-for" => {
+                let other: Value =
+                    serde_json::from_str(&arguments.next().ok_or("--stand-for needs a value")?)?;
+                builder.stand_for(|program| stand_for(&other, program))
+            }
             "--label" => builder.label(arguments.next().ok_or("--label needs a value")?),
             other => return Err(format!("unknown argument {other}").into()),
         };
@@ -59,6 +68,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     session.leave_blocking()?;
     say(&json!({ "left": true }));
     Ok(())
+}
+
+/// `{"build": NAME, "release": MINOR, "proto": [MIN, MAX], "schema": N, "min_reader": N}`, each if it differs.
+fn stand_for(other: &Value, program: &mut Program) {
+    let number = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
+    let small = |value: &Value| value.as_u64().and_then(|number| u16::try_from(number).ok());
+    if let Some(build) = other["build"].as_str() {
+        program.build = build.to_owned();
+    }
+    if let (Some(min), Some(max)) = (small(&other["proto"][0]), small(&other["proto"][1])) {
+        program.proto = ProtoRange { min, max };
+    }
+    program.release.minor = small(&other["release"]).unwrap_or(program.release.minor);
+    program.schema = number(&other["schema"]).unwrap_or(program.schema);
+    program.min_reader = number(&other["min_reader"]).unwrap_or(program.min_reader);
 }
 
 fn follow_group(session: &Session) {
@@ -168,6 +192,16 @@ fn obey(session: &Session, command: &Value) -> Result<(), Box<dyn std::error::Er
         let session = session.clone();
         on_thread(move || match block_on(session.group().promote(None)) {
             Ok(()) => say(&json!({ "promoted": true })),
+            Err(error) => say(&json!({ "error": error.to_string() })),
+        });
+    } else if command.get("sessions").is_some() {
+        let session = session.clone();
+        on_thread(move || match block_on(session.group().sessions()) {
+            Ok(all) => {
+                let protocols: serde_json::Map<String, Value> =
+                    all.iter().map(|info| (info.member.pid.to_string(), info.proto.into())).collect();
+                say(&json!({ "protocols": protocols }));
+            }
             Err(error) => say(&json!({ "error": error.to_string() })),
         });
     } else if command.get("counts").is_some() {

@@ -13,7 +13,6 @@ use paceline_ipc::{
     lock::LockState,
     member, process,
 };
-use paceline_proto::message::PROTO;
 
 use crate::{
     document::{Directory, Election, Finding, Holder, Instant, LiveSession, OtherGroup},
@@ -218,15 +217,8 @@ pub(super) fn holder(dir: &StateDir, alive: &[LiveSession], findings: &mut Vec<F
             ),
         ));
     }
-    if body.proto.common(PROTO).is_none() {
-        findings.push(Finding::new(
-            "version",
-            format!(
-                "the primary, process {} (build {:?}), speaks protocol {} to {}; this build speaks {} to {}",
-                body.process.pid, body.build, body.proto.min, body.proto.max, PROTO.min, PROTO.max
-            ),
-            "update the older of the two",
-        ));
+    if let Some(misfit) = group::misfit(&body) {
+        findings.push(Finding::new("version", misfit.to_string(), "update the older of the two"));
     }
     Some(Holder {
         epoch: lead.epoch.0,

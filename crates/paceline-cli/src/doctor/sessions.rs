@@ -144,7 +144,8 @@ fn complaints(sights: &[Sight], findings: &mut Vec<Finding>) {
     for (kind, fix) in [
         ("adoption_failed", "do what it says; nothing is acknowledged until then"),
         ("store_too_new", "update the program that says so"),
-        ("join_refused", "update the older of the two programs, or end sessions where too many are joined"),
+        ("join_refused", "do what it says, or end sessions where too many are joined"),
+        ("version_refused", "update the older of the two programs"),
         ("owner_unreachable", "see whether the primary's directory was moved or its socket removed"),
         ("claim_failed", "see whether the directory is writable and the disk has space"),
         (

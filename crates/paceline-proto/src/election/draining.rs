@@ -5,12 +5,13 @@ use crate::{
         Effect, Input, Role,
         machine::{Core, drop_attempt},
         state::{Draining, Found, Handover, Owning, Reader, Stage, State},
-        timing::{FENCE_WAIT, PREFERRED_INTERVAL},
+        timing::{FENCE_WAIT, PREFERRED_INTERVAL, UPGRADE_INTERVAL},
     },
     event::Event,
     id::{Epoch, Mark, SessionId},
     limits::HANDOVER_TIMEOUT,
-    message::{Heir, KitAddress, Rank},
+    message::{Heir, KitAddress},
+    program::Age,
     time::Time,
 };
 
@@ -132,15 +133,19 @@ impl Core {
         State::Owning(owning)
     }
 
-    /// A polite handover to a preferred session, once it is ready.
+    /// A polite handover to a preferred session or a newer build, once it is ready. Never from a preferred session to
+    /// one that is not, nor to an older build: whoever was handed the wire has no reason to hand it back.
     pub(super) fn prefer(&mut self, now: Time, mut owning: Owning, out: &mut Vec<Effect>) -> State {
-        if self.config.rank == Rank::Preferred || now < owning.preferred_at {
-            return State::Owning(owning);
-        }
-        let preferred = self.heirs.iter().find(|heir| heir.rank == Rank::Preferred && ready(heir));
-        match preferred.map(|heir| heir.session) {
+        let own = self.config.rank;
+        let better = |heir: &&Heir| {
+            let promoted = heir.rank > own && heir.age != Age::Older && now >= owning.preferred_at;
+            let upgraded = heir.rank >= own && heir.age == Age::Newer && now >= owning.upgrade_at;
+            ready(heir) && (promoted || upgraded)
+        };
+        match self.heirs.iter().find(better).map(|heir| heir.session) {
             Some(to) => {
                 owning.preferred_at = now + PREFERRED_INTERVAL;
+                owning.upgrade_at = now + UPGRADE_INTERVAL;
                 self.drain(now, owning, to, 0, out)
             }
             None => State::Owning(owning),

@@ -10,7 +10,7 @@ use crate::{
             Ahead, Claiming, Following, Found, Link, Owning, Probing, Reader, Search, Stage, State,
             Suspecting, Watch,
         },
-        timing::{COLLECT_INTERVAL, RETRY_MAX, RETRY_MIN, Restraint, SplitMix, doubled},
+        timing::{COLLECT_INTERVAL, RETRY_MAX, RETRY_MIN, Restraint, SplitMix, UPGRADE_INTERVAL, doubled},
     },
     event::{Cause, Event},
     id::Epoch,
@@ -319,6 +319,7 @@ impl Core {
             parting,
             collect_at: now + COLLECT_INTERVAL,
             preferred_at: now,
+            upgrade_at: if cause == Cause::HandedOver { now + UPGRADE_INTERVAL } else { now },
         }
     }
 

@@ -42,6 +42,7 @@ use crate::{
     event::{Cause, Event},
     id::{Epoch, Mark, SessionId},
     message::{Heir, KitAddress, Member, Ping, Rank, Refusal},
+    program::Program,
 };
 
 /// What the newest claim and the stores say; answer to [`Effect::List`].
@@ -418,6 +419,8 @@ pub struct Config {
     pub session: SessionId,
     /// Whether it may lead.
     pub rank: Rank,
+    /// Its program.
+    pub program: Program,
 }
 
 /// The heirs as last heard; `Ping::heirs`.

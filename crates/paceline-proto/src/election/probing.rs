@@ -16,6 +16,7 @@ use crate::{
     id::{Epoch, SessionId},
     limits::{EOF_LOCK_WAIT, PROBE_TIMEOUT},
     message::{Rank, Refusal},
+    program::{Misfit, Speaker},
     time::Time,
 };
 
@@ -220,8 +221,12 @@ impl Core {
         out: &mut Vec<Effect>,
     ) -> State {
         if reader == Reader::Unable && self.config.rank != Rank::Observer {
+            let own = self.config.program.speaker();
             self.block(
-                "the group's store was written by a newer build; update this program to lead it".into(),
+                format!(
+                    "the group's store was written by a newer build, and this one ({own}) cannot read it: it waits for a \
+                     session that can; start one, or update this program"
+                ),
                 out,
             );
         }
@@ -289,10 +294,29 @@ impl Core {
         ahead: Option<Ahead>,
         out: &mut Vec<Effect>,
     ) -> State {
-        let why = words(refusal);
-        self.report(Event::JoinRefused { epoch, why: why.clone() }, out);
+        let why = match refusal {
+            Refusal::Version { owner, build, pid } => {
+                let theirs = Speaker { build: build.clone(), pid: *pid, proto: *owner };
+                let misfit = Misfit { ours: self.config.program.speaker(), theirs };
+                let why = misfit.to_string();
+                self.report(Event::VersionRefused { epoch, misfit: Box::new(misfit) }, out);
+                why
+            }
+            Refusal::Proof => {
+                self.turned_down(epoch, "the owner's claim changed while this session connected", out)
+            }
+            Refusal::Full => self.turned_down(epoch, "the group has as many sessions as it may have", out),
+            Refusal::Protocol(why) => {
+                self.turned_down(epoch, &format!("the owner refused what this session sent: {why}"), out)
+            }
+        };
         self.show(Role::Blocked { why }, out);
         self.pause(now, ahead)
+    }
+
+    fn turned_down(&mut self, epoch: Epoch, why: &str, out: &mut Vec<Effect>) -> String {
+        self.report(Event::JoinRefused { epoch, why: why.to_owned() }, out);
+        why.to_owned()
     }
 
     fn connect_failed(
@@ -444,16 +468,4 @@ pub(super) fn drop_ahead(ahead: Option<Ahead>, out: &mut Vec<Effect>) {
 
 fn pausing(until: Time, ahead: Option<Ahead>) -> State {
     State::Probing(Probing { step: Search::Pausing { until }, ahead })
-}
-
-fn words(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::Version { owner, build, pid } => format!(
-            "the owner (build {build}, process {pid}) speaks protocol {} to {} and this build does not",
-            owner.min, owner.max
-        ),
-        Refusal::Proof => "the owner's claim changed while this session connected".into(),
-        Refusal::Full => "the group has as many sessions as it may have".into(),
-        Refusal::Protocol(why) => format!("the owner refused what this session sent: {why}"),
-    }
 }

@@ -180,6 +180,8 @@ pub(super) struct Owning {
     pub(super) collect_at: Time,
     /// No handover to a preferred session before.
     pub(super) preferred_at: Time,
+    /// No handover to a newer build before.
+    pub(super) upgrade_at: Time,
 }
 
 /// What an owner does with submits.

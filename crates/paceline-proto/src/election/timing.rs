@@ -40,6 +40,9 @@ pub(super) const KIT_RETRY: Duration = Duration::from_secs(1);
 pub(super) const COLLECT_INTERVAL: Duration = Duration::from_secs(60);
 /// A handover to a preferred session that failed is not tried again before.
 pub(super) const PREFERRED_INTERVAL: Duration = Duration::from_secs(30);
+/// A reign that was handed over is not handed to a newer build before: where builds come one after the other, the wire moves
+/// seldom.
+pub(super) const UPGRADE_INTERVAL: Duration = Duration::from_secs(30);
 /// An owner whose store failed claims over itself at most so often …
 pub(super) const RENEW_MIN: Duration = Duration::from_secs(5);
 /// … and where that fails, less and less, down to this: a full disk is emptied by people.

@@ -1,10 +1,12 @@
 //! Heirs: the links that hold everything and may claim first.
 
+use std::cmp::Ordering;
+
 use super::{
     Effect, Hub,
     channels::ChannelState,
     link::{Heirship, Item, Link},
-    links::{Slot, wake},
+    links::{Reach, Slot, wake},
     log::To,
     snapshot::{Job, Keys},
 };
@@ -13,11 +15,12 @@ use crate::{
     id::{Offset, Trace},
     limits::HEIRS,
     message::{Body, Heir, Rank, ToSession},
+    program::Age,
 };
 
 impl Hub {
-    /// Appoints and dismisses so that the best `HEIRS` links are heirs: preferred ones, then those that are heirs
-    /// already, then the longest joined.
+    /// Appoints and dismisses so that the best `HEIRS` links are heirs: preferred ones, then newer builds, then those that
+    /// are heirs already, then the longest joined.
     pub(super) fn choose_heirs(&mut self, out: &mut Vec<Effect>) {
         if self.drain.is_some() {
             return;
@@ -27,6 +30,8 @@ impl Hub {
             link.remote
                 && link.is_joined()
                 && link.rank > Rank::Observer
+                // It could not adopt what this owner stores.
+                && link.schema >= self.program.min_reader
                 && !link.conflated
                 && link.lag.is_empty()
                 && (level || link.heir.is_some())
@@ -34,7 +39,9 @@ impl Hub {
         self.heirs_wait = !level;
         self.leveled |= level;
         let mut ranked: Vec<_> = self.links.iter().filter(|(_, link)| eligible(link)).collect();
-        ranked.sort_by_key(|(_, link)| (std::cmp::Reverse((link.rank, link.heir.is_some())), link.arrival));
+        let reach = self.links.reach();
+        let best = |link: &Link| (link.rank, self.age(link, reach) == Age::Newer, link.heir.is_some());
+        ranked.sort_by_key(|(_, link)| (std::cmp::Reverse(best(link)), link.arrival));
         let chosen: Vec<Slot> = ranked.into_iter().take(HEIRS).map(|(slot, _)| slot).collect();
         let heirs: Vec<Slot> = self.links.heirs().map(|(slot, _)| slot).collect();
         for slot in heirs.iter().filter(|slot| !chosen.contains(slot)) {
@@ -134,8 +141,19 @@ impl Hub {
             .flatten()
     }
 
+    /// How the build of a link stands to the own one.
+    fn age(&self, link: &Link, reach: Reach) -> Age {
+        match link.release.cmp(&self.program.release) {
+            Ordering::Less => Age::Older,
+            Ordering::Equal => Age::Same,
+            Ordering::Greater if reach.includes(link.speaks) => Age::Newer,
+            Ordering::Greater => Age::Apart,
+        }
+    }
+
     /// The heirs as told in pings, first in line first.
     pub fn heirs(&self) -> Vec<Heir> {
+        let reach = self.links.reach();
         let mut heirs: Vec<_> = self.links.heirs().map(|(_, link)| link).collect();
         heirs.sort_by_key(|link| (std::cmp::Reverse((link.is_current_heir(), link.rank)), link.arrival));
         let heir = |link: &Link| Heir {
@@ -143,6 +161,7 @@ impl Hub {
             kit: link.kit.clone(),
             current: link.is_current_heir(),
             rank: link.rank,
+            age: self.age(link, reach),
         };
         heirs.into_iter().map(heir).collect()
     }

@@ -38,6 +38,7 @@ impl Hub {
                     acked: None,
                     conflated: false,
                     dropped: 0,
+                    proto: 0,
                 };
                 link.map_or(awaited.clone(), |link| self.describe(link, awaited))
             })
@@ -63,6 +64,7 @@ impl Hub {
             acked: link.acked,
             conflated: link.conflated,
             dropped: link.dropped,
+            proto: link.proto,
             ..awaited
         }
     }

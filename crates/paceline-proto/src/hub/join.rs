@@ -1,9 +1,11 @@
 //! How a link begins, changes its interest, and ends.
 
+use bytes::Bytes;
+
 use super::{
     Effect, Hub, QueryFact, Refusal,
     channels::Mode,
-    link::{Item, Lag, Link, Phase},
+    link::{Item, Lag, Link, Phase, Terms},
     links::{Slot, is_stuck, wake},
     snapshot::{Job, Keys},
     tails::Collect,
@@ -12,7 +14,8 @@ use crate::{
     event::Event,
     id::{Channel, Key, LinkId, Mark, Offset, Position, Stream},
     limits::{INTEREST_MAX, KEY_MAX, SESSIONS_MAX},
-    message::{Gap, GapCause, Hello, PROTO, ToSession, Welcome},
+    message::{Gap, GapCause, Hello, ToSession, Welcome},
+    program::Speaker,
     ring::Kept,
 };
 
@@ -22,37 +25,53 @@ impl Hub {
         if let Some(old) = known.and_then(|old| self.links.slot(old)) {
             self.unlink(old, "the session has a newer connection", out);
         }
-        let refusal = if self.links.len() >= SESSIONS_MAX {
-            out.push(Effect::Event(Event::LimitReached { limit: "SESSIONS_MAX" }));
-            Some(Refusal::Full)
-        } else if hello.last.epoch > self.epoch {
-            Some(Refusal::Protocol(format!("it followed epoch {}, this is {}", hello.last.epoch, self.epoch)))
-        } else {
-            None
+        let terms = match self.terms(&hello, out) {
+            Ok(terms) => terms,
+            Err(refusal) => {
+                self.links.part(id, ToSession::Refused(refusal));
+                out.push(Effect::Wake(id));
+                out.push(Effect::Unlink { link: id, why: "turned away".to_owned() });
+                return;
+            }
         };
-        if let Some(refusal) = refusal {
-            self.links.part(id, ToSession::Refused(refusal));
-            out.push(Effect::Wake(id));
-            out.push(Effect::Unlink { link: id, why: "turned away".to_owned() });
-            return;
-        }
         self.arrivals += 1;
-        let link = Link::new(id, &hello, remote, self.arrivals, self.now);
+        let link = Link::new(id, &hello, terms, remote, self.arrivals, self.now);
         self.members.joined(hello.session, &hello.label, hello.pid, id, self.now);
         let slot = self.links.add(link);
         out.push(Effect::Event(Event::Joined { link: id, session: hello.session }));
         let (session, presence) = (hello.session, Some(hello.presence));
         out.push(Effect::Presence { session, presence });
         self.tell_engine(QueryFact::Presence { session, presence }, out);
-        let proto = PROTO.common(hello.proto).unwrap_or(PROTO.max);
-        self.welcome(slot, proto, out);
+        self.welcome(slot, out);
     }
 
-    fn welcome(&mut self, slot: Slot, proto: u16, out: &mut Vec<Effect>) {
+    /// What is agreed on with a newcomer, or why it cannot be.
+    fn terms(&mut self, hello: &Hello, out: &mut Vec<Effect>) -> Result<Terms, Refusal> {
+        let program = &self.program;
+        let Some(proto) = program.proto.common(hello.proto) else {
+            let theirs = Speaker { build: hello.build.clone(), pid: hello.pid, proto: hello.proto };
+            let why = format!("{theirs} speaks {}, this primary {}", hello.proto, program.proto);
+            self.stats.refused_peers += 1;
+            out.push(Effect::Event(Event::PeerRefused { why }));
+            let (owner, build, pid) = (program.proto, program.build.clone(), program.pid);
+            return Err(Refusal::Version { owner, build, pid });
+        };
+        if self.links.len() >= SESSIONS_MAX {
+            out.push(Effect::Event(Event::LimitReached { limit: "SESSIONS_MAX" }));
+            return Err(Refusal::Full);
+        }
+        if hello.last.epoch > self.epoch {
+            let why = format!("it followed epoch {}, this is {}", hello.last.epoch, self.epoch);
+            return Err(Refusal::Protocol(why));
+        }
+        Ok(Terms { proto, features: program.features.common(hello.features) })
+    }
+
+    fn welcome(&mut self, slot: Slot, out: &mut Vec<Effect>) {
         let Some(link) = self.links.get(slot) else { return };
         let welcome = Welcome {
             epoch: self.epoch,
-            proto,
+            proto: link.proto,
             owner: self.owner,
             adopting: !self.adopted,
             offer_since: self.offer_since(link),
@@ -61,6 +80,8 @@ impl Hub {
                 .iter()
                 .filter_map(|(channel, state)| Some((channel.clone(), state.told()?.clone())))
                 .collect(),
+            features: link.features,
+            more: Bytes::new(),
         };
         self.tell(slot, ToSession::Welcome(welcome), out);
         // At once, so that even a session that has just come knows who counts and what is stable.
@@ -106,7 +127,7 @@ impl Hub {
             member.clean = false;
         }
         self.stats.resyncs += 1;
-        self.welcome(slot, PROTO.max, out);
+        self.welcome(slot, out);
         self.choose_heirs(out);
     }
 

@@ -14,6 +14,7 @@ use crate::{
     id::{Channel, Key, LinkId, Mark, Offset, OpId, Position, SessionId, Stream},
     limits::{LINK_PATIENCE, LINK_QUEUE_BURST, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES},
     message::{ChannelOffer, Hello, KitAddress, Rank, Shared, ToSession},
+    program::{Features, ProtoRange, Release},
     ring::Streams,
     time::Time,
 };
@@ -92,6 +93,13 @@ pub(super) struct OfferedArchive {
     pub(super) taken_at: Option<Offset>,
 }
 
+/// What the two ends of a connection agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Terms {
+    pub(super) proto: u16,
+    pub(super) features: Features,
+}
+
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) id: LinkId,
@@ -99,6 +107,14 @@ pub(super) struct Link {
     pub(super) label: String,
     pub(super) pid: u32,
     pub(super) build: String,
+    /// Versions that it speaks, and the one of this connection.
+    pub(super) speaks: ProtoRange,
+    pub(super) proto: u16,
+    /// What both ends can do.
+    pub(super) features: Features,
+    pub(super) release: Release,
+    /// Stores that need a reader of more than this it cannot read.
+    pub(super) schema: u32,
     pub(super) since: Time,
     pub(super) rank: Rank,
     pub(super) remote: bool,
@@ -152,13 +168,25 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(id: LinkId, hello: &Hello, remote: bool, arrival: u64, now: Time) -> Self {
+    pub(super) fn new(
+        id: LinkId,
+        hello: &Hello,
+        terms: Terms,
+        remote: bool,
+        arrival: u64,
+        now: Time,
+    ) -> Self {
         Self {
             id,
             session: hello.session,
             label: hello.label.clone(),
             pid: hello.pid,
             build: hello.build.clone(),
+            speaks: hello.proto,
+            proto: terms.proto,
+            features: terms.features,
+            release: hello.release,
+            schema: hello.schema,
             since: now,
             rank: hello.rank,
             remote,

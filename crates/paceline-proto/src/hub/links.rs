@@ -12,11 +12,26 @@ use crate::{
     event::Event,
     id::{Channel, Key, LinkId, Position, SessionId, Stream},
     message::{Body, Gap, Shared, ToSession},
+    program::ProtoRange,
     time::Time,
 };
 
 /// Index of a link; stays the same for its life.
 pub(super) type Slot = usize;
+
+/// The highest of all oldest versions and the lowest of all newest ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reach {
+    least: u16,
+    most: u16,
+}
+
+impl Reach {
+    /// Whether this range has a version in common with each of the others.
+    pub(super) fn includes(self, range: ProtoRange) -> bool {
+        range.max >= self.least && range.min <= self.most
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Links {
@@ -124,6 +139,15 @@ impl Links {
 
     pub(super) fn heirs(&self) -> impl Iterator<Item = (Slot, &Link)> {
         self.heirs.iter().filter_map(|slot| Some((*slot, self.get(*slot)?)))
+    }
+
+    /// What an owner must speak so that everybody here could follow it.
+    pub(super) fn reach(&self) -> Reach {
+        let all = Reach { least: u16::MIN, most: u16::MAX };
+        self.iter().fold(all, |reach, (_, link)| Reach {
+            least: reach.least.max(link.speaks.min),
+            most: reach.most.min(link.speaks.max),
+        })
     }
 
     /// Streams somebody is subscribed to.

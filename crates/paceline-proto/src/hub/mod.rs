@@ -48,6 +48,7 @@ use crate::{
     limits::{OFFER_WAIT, PENDING_MAX, PING_INTERVAL},
     message::{Body, Held, Member, Operation, Refusal, ToSession},
     ops::{KeptOps, KnownOps},
+    program::Program,
     ring::{Floor, Rings},
     time::{Time, earliest},
 };
@@ -115,6 +116,8 @@ pub struct LinkInfo {
     pub label: String,
     /// Its process id, for people.
     pub pid: u32,
+    /// Protocol version of the connection.
+    pub proto: u16,
     /// In another process.
     pub remote: bool,
     /// Its snapshot or delta is queued.
@@ -139,6 +142,7 @@ pub struct LinkInfo {
 pub struct Hub {
     epoch: Epoch,
     owner: SessionId,
+    program: Program,
     now: Time,
     fold: Box<dyn Fold>,
     log: Log,
@@ -193,10 +197,11 @@ impl std::fmt::Debug for Hub {
 impl Hub {
     /// Begins a reign with what the owner's follower held. Channels that need not wait are opened at once.
     pub fn new(begin: Begin, fold: Box<dyn Fold>, now: Time, out: &mut Vec<Effect>) -> Self {
-        let Begin { epoch, session, carried, members, channels } = begin;
+        let Begin { epoch, session, program, carried, members, channels } = begin;
         let mut hub = Self {
             epoch,
             owner: session,
+            program,
             now,
             fold,
             log: Log::new(epoch),
@@ -398,6 +403,7 @@ impl Hub {
             session: link.session,
             label: link.label.clone(),
             pid: link.pid,
+            proto: link.proto,
             remote: link.remote,
             joined: link.is_joined(),
             heir: link.heir.is_some(),

@@ -12,6 +12,7 @@ use crate::{
         Applied, Batch, Change, Held, HeldOp, Hello, KitAddress, Member, Shared, Submit, SubmitOutcome,
         ToHub, ToSession,
     },
+    program::Program,
 };
 
 /// How patches are folded and contents compared; supplied by the data layer so that values stay opaque here.
@@ -271,6 +272,8 @@ pub struct Begin {
     pub epoch: Epoch,
     /// The owner's session.
     pub session: SessionId,
+    /// Its program.
+    pub program: Program,
     /// What the owner's follower held.
     pub carried: Carried,
     /// The last member list heard; `None` = never heard one.

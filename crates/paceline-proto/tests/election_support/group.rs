@@ -13,6 +13,7 @@ use paceline_proto::{
     event::Event,
     id::{Epoch, Mark, SessionId},
     message::{Heir, KitAddress, Ping, Rank},
+    program::{Age, Program},
     time::Time,
 };
 
@@ -104,7 +105,7 @@ impl Group {
         let session = SessionId(node as u128 + 1);
         let seed = self.draw(u64::MAX);
         self.nodes.push(Node {
-            machine: Election::new(Config { session, rank }, seed),
+            machine: Election::new(Config { session, rank, program: Program::new("", 1) }, seed),
             session,
             rank,
             alive: true,
@@ -550,7 +551,7 @@ impl Group {
         let heir = |&n: &usize| {
             let node = &self.nodes[n];
             let kit: Option<KitAddress> = node.kit.map(address);
-            Heir { session: node.session, current: kit.is_some(), kit, rank: node.rank }
+            Heir { session: node.session, current: kit.is_some(), kit, rank: node.rank, age: Age::Same }
         };
         let ping = Ping { heirs: able.iter().take(2).map(heir).collect(), ..Ping::default() };
         self.send(node, None, &Input::Ping(ping.clone()));

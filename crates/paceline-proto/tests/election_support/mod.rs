@@ -12,6 +12,7 @@ use paceline_proto::{
     event::Event,
     id::{Epoch, Nonce, SessionId},
     message::{Heir, KitAddress, Member, Ping, Rank},
+    program::{Age, Program},
     time::Time,
 };
 
@@ -47,7 +48,7 @@ pub fn listing(epoch: u64, lock: Lock) -> Listing {
 
 pub fn heir(session: SessionId) -> Heir {
     let kit = Some(address(1000 + u64::try_from(session.0).unwrap()));
-    Heir { session, kit, current: true, rank: Rank::Candidate }
+    Heir { session, kit, current: true, rank: Rank::Candidate, age: Age::Same }
 }
 
 pub fn ping(heirs: &[SessionId]) -> Ping {
@@ -68,7 +69,7 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(rank: Rank) -> Self {
-        let machine = Election::new(Config { session: ME, rank }, 7);
+        let machine = Election::new(Config { session: ME, rank, program: Program::new("own", 1) }, 7);
         Self { machine, now: Time(1_000_000_000), heard: Time::ZERO }
     }
 

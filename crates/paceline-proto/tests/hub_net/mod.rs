@@ -18,6 +18,7 @@ use paceline_proto::{
     look::Look,
     message::*,
     presence::Presence,
+    program::Program,
     time::Time,
 };
 
@@ -72,6 +73,7 @@ pub struct Node {
     pub follower: Follower,
     pub link: Option<LinkId>,
     pub rank: Rank,
+    pub program: Program,
     welcomed: bool,
     up: VecDeque<ToHub>,
     down: VecDeque<ToSession>,
@@ -110,6 +112,7 @@ impl Node {
             follower: Follower::new(follower::Config { session: session(id) }),
             link: None,
             rank: Rank::Candidate,
+            program: Program::new(String::new(), id as u32),
             welcomed: false,
             up: VecDeque::new(),
             down: VecDeque::new(),
@@ -149,15 +152,19 @@ impl Node {
     fn hello(&self) -> Hello {
         Hello {
             proof: Nonce(0),
-            proto: PROTO,
+            proto: self.program.proto,
             session: session(self.id),
             label: format!("s{}", self.id),
-            build: String::new(),
+            build: self.program.build.clone(),
             pid: self.id as u32,
             rank: self.rank,
             last: self.follower.hello_last(),
             declared: 0,
             presence: Presence::default(),
+            release: self.program.release,
+            features: self.program.features,
+            schema: self.program.schema,
+            more: Bytes::new(),
         }
     }
 }
@@ -683,6 +690,7 @@ impl Net {
         let begin = Begin {
             epoch: Epoch(self.epoch),
             session: session(id),
+            program: self.nodes[&id].program.clone(),
             carried: self.nodes[&id].follower.carry(),
             members,
             channels: vec![self.feed.spec.clone()],

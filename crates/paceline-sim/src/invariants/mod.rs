@@ -1,5 +1,6 @@
 //! What must hold in every run, one file each. Numbers as in the protocol's documents.
 
+mod builds;
 mod i1;
 mod i10;
 mod i11;
@@ -73,6 +74,7 @@ impl Default for Invariants {
             Box::new(i10::SyncedMeansSubscribed),
             Box::new(i11::EveryEventOnceInOrder::default()),
             Box::new(volatile::HeldOperationsSurvive),
+            Box::new(builds::OwnersReadWhatTheyFind),
         ])
     }
 }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use paceline_proto::{
     election::{ConnectFailure, Input as ElectionInput, Target},
     follower::{Effect, Input},
     hub::{Begin, Part},
     id::Epoch,
     limits::HELLO_TIMEOUT,
-    message::{Hello, KitAddress, Member, PROTO, Refusal, ToHub, ToSession, Welcome},
+    message::{Hello, KitAddress, Member, Refusal, ToHub, ToSession, Welcome},
     presence::Presence,
 };
 
@@ -148,15 +149,19 @@ impl World {
         let process = &self.processes[&pid];
         Hello {
             proof: target.nonce,
-            proto: PROTO,
+            proto: process.program.proto,
             session: process.session,
             label: format!("s{}", pid.0),
-            build: "sim".to_owned(),
+            build: process.program.build.clone(),
             pid: pid.0,
             rank: process.rank,
             last: process.follower.hello_last(),
             declared: 0,
             presence: Presence::default(),
+            release: process.program.release,
+            features: process.program.features,
+            schema: process.program.schema,
+            more: Bytes::new(),
         }
     }
 
@@ -421,14 +426,14 @@ impl World {
         let carried = process.follower.carry();
         process.link = Link::Loopback { epoch };
         process.synced = false;
-        let session = process.session;
+        let (session, program) = (process.session, process.program.clone());
         for conn in attempts.into_values() {
             self.close_client_end(conn);
         }
         let channels = self.feeds.iter().map(crate::feed::Feed::spec).collect();
         let carried = self.tamper_carried(carried);
         let hello = Box::new(self.hello(pid, &address));
-        let begin = Begin { epoch, session, carried, members, channels };
+        let begin = Begin { epoch, session, program, carried, members, channels };
         let Some(process) = self.processes.get_mut(&pid) else { return };
         process.hub_mail.push_back(HubMail::Begin(Box::new(begin), address));
         process.hub_mail.push_back(HubMail::LoopbackHello { epoch, hello });

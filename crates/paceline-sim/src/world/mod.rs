@@ -24,6 +24,7 @@ use paceline_proto::{
     follower::{Config as FollowerConfig, Follower},
     id::{Epoch, Place, SessionId},
     message::Rank,
+    program::{Program, ProtoRange},
     time::Time,
 };
 
@@ -153,6 +154,19 @@ macro_rules! log {
     };
 }
 pub(crate) use log;
+
+/// The program of a session of the release `release` of 0 to `newest`: all have versions in common, and what the newest
+/// stores the oldest cannot read.
+fn program(pid: u32, release: u16, newest: u16) -> Program {
+    let mut program = Program::new(format!("sim {release}"), pid);
+    program.release.minor += release;
+    program.proto = ProtoRange { min: 1 + release / 2, max: 2 + release };
+    if release > 0 {
+        program.schema = 2;
+        program.min_reader = if release == newest { 2 } else { 1 };
+    }
+    program
+}
 
 impl World {
     pub fn new(seed: u64, scenario: Scenario, mutant: Option<Mutant>, tracing: bool) -> Self {
@@ -358,13 +372,21 @@ impl World {
         self.next_pid += 1;
         let pid = Pid(self.next_pid);
         let session = SessionId(u128::from(self.next_pid) << 64 | (self.random.id() & 0xffff_ffff));
+        // Where all are the same nothing is drawn: seeds of other scenarios stay what they are.
+        let newest = self.scenario.releases - 1;
+        let release = match self.phase {
+            Phase::Chaos if newest > 0 => self.random.below(u64::from(newest) + 1) as u16,
+            _ => newest,
+        };
+        let program = program(self.next_pid, release, newest);
         let seed = self.random.draw();
         let process = Process {
             pid,
             session,
             rank,
+            program: program.clone(),
             run: Run::Running,
-            election: Election::new(Config { session, rank }, seed),
+            election: Election::new(Config { session, rank, program }, seed),
             follower: Follower::new(FollowerConfig { session }),
             owned: None,
             outbox: Outbox::default(),

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use paceline_proto::{
     election::Role,
     id::{Key, LinkId, Stream},
-    message::ToHub,
+    message::{Rank, ToHub},
 };
 
 use crate::{
@@ -46,6 +46,10 @@ impl World {
             .collect();
         for pid in stopped {
             self.continue_process(pid);
+        }
+        if self.scenario.releases > 1 {
+            // Somebody who reads every store.
+            self.start_session(Rank::Candidate);
         }
         self.heal_until = self.now + Duration::from_millis(self.scenario.heal_ms);
         self.after(LOOK * 4, Event::HealCheck);

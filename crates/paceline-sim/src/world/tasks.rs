@@ -11,7 +11,7 @@ use paceline_proto::{
 };
 
 use crate::{
-    disk::{Linked, Pid},
+    disk::{DbId, Linked, Pid},
     fact::Fact,
     mutant::Mutant,
     net::{Listener, Path},
@@ -81,13 +81,16 @@ impl World {
                 Some((self.call(), Task::List { stage: 1, highest, seen }))
             }
             1 => {
-                let seen = (highest > 0).then(|| self.look_at_claim(highest));
+                let seen = (highest > 0).then(|| self.look_at_claim(pid, highest));
                 Some((self.call(), Task::List { stage: 2, highest, seen }))
             }
             _ => {
-                let complete = self.disk.highest_complete().0;
+                let (complete, carriers) = self.disk.highest_complete();
+                let unread = carriers.iter().find(|carrier| !self.reads(pid, **carrier));
+                let too_new = unread.and_then(|carrier| self.disk.databases.get(carrier));
+                let too_new = too_new.map(|store| (store.schema, store.min_reader));
                 let known = if self.is(Mutant::EpochByClaimsAlone) { 0 } else { complete };
-                let listing = Listing { claim: seen, highest_complete: Epoch(known), too_new: None };
+                let listing = Listing { claim: seen, highest_complete: Epoch(known), too_new };
                 self.mail_election(pid, Input::Listed(listing));
                 self.point(pid, Point::Listed);
                 None
@@ -95,7 +98,16 @@ impl World {
         }
     }
 
-    fn look_at_claim(&self, epoch: u64) -> ClaimSeen {
+    /// Whether the build of `pid` reads this database.
+    fn reads(&self, pid: Pid, database: DbId) -> bool {
+        let (Some(process), Some(store)) = (self.processes.get(&pid), self.disk.databases.get(&database))
+        else {
+            return true;
+        };
+        store.min_reader <= process.program.schema || self.is(Mutant::OldBuildOverNewerStore)
+    }
+
+    fn look_at_claim(&self, pid: Pid, epoch: u64) -> ClaimSeen {
         let file = self.disk.claim(epoch);
         let lock = match file {
             None => Lock::Missing,
@@ -108,7 +120,7 @@ impl World {
             address: whole.map(|file| file.address.clone()),
             owner: whole.map(|file| file.owner),
             lock,
-            readable: true,
+            readable: whole.is_none_or(|file| self.reads(pid, file.database)),
         }
     }
 
@@ -148,8 +160,13 @@ impl World {
             let nonce = Nonce(self.random.id());
             KitAddress { socket: format!("{}.sock", nonce.short()), nonce }
         };
-        let session = self.live(pid)?.session;
+        let process = self.live(pid)?;
+        let (session, schema, min_reader) =
+            (process.session, process.program.schema, process.program.min_reader);
         let (inode, database) = self.disk.make_kit(session, pid, address.clone());
+        if let Some(store) = self.disk.databases.get_mut(&database) {
+            (store.schema, store.min_reader) = (schema, min_reader);
+        }
         let listener = Listener { pid, nonce: address.nonce, path: Path::Present, backlog: [].into() };
         self.net.listeners.insert(address.socket.clone(), listener);
         let kit = Kit { inode, database, address: address.clone(), early: None };
