@@ -40,11 +40,11 @@ fn catches(pid: u32, signal: Signal) -> bool {
     caught(pid) & (1 << (signal.as_raw() - 1)) != 0
 }
 
-const TAKEN: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::TSTP, Signal::CONT];
+const TAKEN: [Signal; 5] = [Signal::TERM, Signal::INT, Signal::HUP, Signal::TSTP, Signal::CONT];
 
 #[test]
 fn a_primary_that_is_told_to_end_hands_over_and_ends() {
-    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
         let scratch = Scratch::new("end");
         let (mut primary, heir) = pair(&scratch, &["--handle-signals"]);
         primary.send(signal);

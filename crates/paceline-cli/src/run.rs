@@ -2,15 +2,11 @@
 
 use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, time::Duration};
 
-use paceline::{Role, Session};
-use paceline_ipc::dirs::StateDir;
-use paceline_proto::look::EventRecord;
-use rustix::process::{Signal, getpid, kill_process, setsid};
-use tokio::{
-    signal::unix::{Signal as Signals, SignalKind, signal},
-    sync::watch,
-    time::Instant,
-};
+use paceline::{Error, Role, Session};
+use paceline_ipc::{dirs::StateDir, member};
+use paceline_proto::{look::EventRecord, message::Rank};
+use rustix::process::setsid;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     args::{IdleExit, Run},
@@ -24,7 +20,7 @@ use crate::{
 
 /// The log of a background coordinator begins anew when it is longer.
 const LOG_MAX: u64 = 1 << 20;
-/// A coordinator that could not leave for being busy tries again after this time at the latest.
+/// A coordinator that could not leave, for not being alone or for what is queued, waits so long at least.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until it is told to leave.
@@ -34,36 +30,47 @@ pub async fn run(settings: &Settings, run: Run, ui: &Ui) -> Result<(), Failure> 
     if run.background {
         detach(&dir)?;
     }
-    let mut asked = Asked::listen()?;
     // Who started this one holds the guard for it.
     let guard = if run.background { None } else { start::guard(&dir).await? };
-    let session = tokio::select! {
-        joined = settings.session("coordinator").config(config).preferred().join() => joined?,
-        () = asked.leave() => return Ok(()),
-    };
+    let session =
+        match settings.session("coordinator").config(config).preferred().leave_on_signals().join().await {
+            Err(Error::ToldToLeave) => return Ok(()),
+            joined => joined?,
+        };
     drop(guard);
     let set = settings.idle_exit_is_set.then_some(settings.idle_exit);
     let idle_exit = run.idle_exit.or(set).unwrap_or(IdleExit::Never);
-    let mut coordinator = Coordinator::new(session, idle_exit, *ui);
+    let mut coordinator = Coordinator::new(session, dir, idle_exit, *ui);
     coordinator.say_ready(settings)?;
-    coordinator.until_left(&mut asked).await
+    coordinator.until_left().await
 }
 
 struct Coordinator {
     session: Session,
+    dir: StateDir,
     idle_exit: IdleExit,
     ui: Ui,
     /// Events told so far.
     told: u64,
     arrived: watch::Receiver<u64>,
-    /// Sessions that had joined when this one was last found alone, and when it leaves if none more does.
-    alone: Option<(u64, Instant)>,
+    idle: Option<Idle>,
+}
+
+/// Nobody uses the group.
+#[derive(Debug, Clone, Copy)]
+struct Idle {
+    /// Sessions that had joined when that was found.
+    joined: u64,
+    /// When this coordinator goes, if no more join.
+    until: Instant,
+    /// It wanted to go before, and was not alone.
+    again: bool,
 }
 
 impl Coordinator {
-    fn new(session: Session, idle_exit: IdleExit, ui: Ui) -> Self {
+    fn new(session: Session, dir: StateDir, idle_exit: IdleExit, ui: Ui) -> Self {
         let arrived = session.runtime().observer().arrived();
-        Self { session, idle_exit, ui, told: 0, arrived, alone: None }
+        Self { session, dir, idle_exit, ui, told: 0, arrived, idle: None }
     }
 
     fn say_ready(&self, settings: &Settings) -> Result<(), Failure> {
@@ -84,66 +91,79 @@ impl Coordinator {
         })
     }
 
-    async fn until_left(&mut self, asked: &mut Asked) -> Result<(), Failure> {
+    async fn until_left(&mut self) -> Result<(), Failure> {
         let mut group = self.session.group().watch();
+        let death = self.session.runtime().death().clone();
         loop {
             self.tell_events()?;
-            self.look_whether_alone();
-            let leaves_at = self.alone.map(|(_, at)| at);
+            self.look_whether_idle();
+            let goes_at = self.idle.map(|idle| idle.until);
             tokio::select! {
                 biased;
-                wish = asked.next() => match wish {
-                    Wish::Leave => break,
-                    Wish::Stop => self.stop().await,
-                },
-                () = sleep_until(leaves_at) => {
-                    if self.session.leave_if_alone().await {
+                // A signal let it leave, or it cannot go on.
+                _ = death.wait() => break,
+                () = sleep_until(goes_at) => {
+                    if self.goes().await {
                         self.tell_events()?;
-                        self.say("leaves: nobody else was here");
+                        self.say("leaves: nobody uses the group");
                         return Ok(());
                     }
-                    self.alone = None;
-                    tokio::time::sleep(RETRY).await;
                 }
-                changed = group.changed() => { changed?; }
-                arrived = self.arrived.changed() => {
-                    if arrived.is_err() {
-                        return Err(Failure::failed("the session's runtime ended"));
-                    }
+                changed = group.changed() => {
+                    // Its end is seen above.
+                    let _ = changed;
                 }
+                // As above.
+                _ = self.arrived.changed() => {}
             }
         }
-        self.say("leaves");
         let left = self.session.clone().leave().await;
         self.tell_events()?;
+        if left.is_ok() {
+            self.say("leaves");
+        }
         Ok(left?)
     }
 
-    /// Alone is who leads while nobody else has joined for the time given.
-    fn look_whether_alone(&mut self) {
+    /// Idle is who is with nobody but others that are preferred to lead, for the time given: those are there for the same
+    /// reason, and would keep each other for ever.
+    fn look_whether_idle(&mut self) {
         let IdleExit::After(time) = self.idle_exit else { return };
         let group = self.session.group();
-        let view = group.current();
-        let others = view.members.iter().any(|member| member.session != self.session.id());
-        if others || !matches!(view.role, Role::Primary { .. }) {
-            self.alone = None;
+        let own = self.session.id();
+        let used = group.current().members.iter().any(|member| {
+            let about = || member::about(&self.dir, member.session);
+            member.session != own && about().is_none_or(|about| about.rank != Rank::Preferred)
+        });
+        if used {
+            self.idle = None;
             return;
         }
         let joined = group.event_counts().get("joined").copied().unwrap_or_default();
-        if self.alone.is_none_or(|(before, _)| before != joined) {
-            self.alone = Some((joined, Instant::now() + time));
+        if self.idle.is_none_or(|idle| idle.joined != joined) {
+            self.idle = Some(Idle { joined, until: Instant::now() + time, again: false });
         }
     }
 
-    /// Hands over and then stops, as the terminal wants it; goes on when it is continued.
-    async fn stop(&mut self) {
-        let leads = matches!(self.session.group().current().role, Role::Primary { .. });
-        if leads && let Err(error) = self.session.group().promote(None).await {
-            self.say(&format!("is stopped without a successor: {error}"));
+    /// Leaves if that harms nobody; true when it left. One that follows just goes. One that leads goes when it is alone;
+    /// with other coordinators it lets them go first, and hands over to one that stays.
+    async fn goes(&mut self) -> bool {
+        let follows = matches!(self.session.group().current().role, Role::Follower { .. });
+        if follows {
+            return self.session.clone().leave().await.is_ok();
         }
-        if let Err(error) = kill_process(getpid(), Signal::STOP) {
-            self.say(&format!("could not stop itself: {error}"));
+        if self.session.leave_if_alone().await {
+            return true;
         }
+        let IdleExit::After(time) = self.idle_exit else { return false };
+        let Some(idle) = self.idle.as_mut() else { return false };
+        idle.until = Instant::now() + time.max(RETRY);
+        let heir = self.session.group().current().heirs.iter().any(|heir| heir.current && heir.kit.is_some());
+        if std::mem::replace(&mut idle.again, true) && heir {
+            // Refused where the heir goes as well; then there is another time.
+            let _ = self.session.group().promote(None).await;
+        }
+        false
     }
 
     fn tell_events(&mut self) -> Result<(), Failure> {
@@ -180,49 +200,6 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-/// A wish of the user, the terminal or the system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
-    Leave,
-    Stop,
-}
-
-/// Where wishes come from.
-struct Asked {
-    terminate: Signals,
-    interrupt: Signals,
-    hang_up: Signals,
-    stop: Signals,
-}
-
-impl Asked {
-    fn listen() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Failure::failed(format!("failed to listen to signals: {error}")))
-        };
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hang_up: listen(SignalKind::hangup())?,
-            stop: listen(SignalKind::from_raw(Signal::TSTP.as_raw()))?,
-        })
-    }
-
-    async fn next(&mut self) -> Wish {
-        tokio::select! {
-            _ = self.terminate.recv() => Wish::Leave,
-            _ = self.interrupt.recv() => Wish::Leave,
-            _ = self.hang_up.recv() => Wish::Leave,
-            _ = self.stop.recv() => Wish::Stop,
-        }
-    }
-
-    /// A stop before there is anything to hand over has to wait.
-    async fn leave(&mut self) {
-        while self.next().await == Wish::Stop {}
     }
 }
 

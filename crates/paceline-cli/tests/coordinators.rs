@@ -179,6 +179,51 @@ fn a_coordinator_leaves_when_alone_only_where_that_is_set() {
 }
 
 #[test]
+fn coordinators_do_not_count_as_users_of_each_other() {
+    for second in ["300ms", "never"] {
+        let scratch = Scratch::new();
+        let mut leads = Running::start(scratch.command(&["run", "--json", "--idle-exit", "300ms"]));
+        leads.wait("its lead", |line| (line["kind"] == "adopted").then_some(()));
+        let mut other = Running::start(scratch.command(&["run", "--json", "--idle-exit", second]));
+        let (code, words) = leads.end();
+        assert_eq!(code, Some(0), "{words}");
+        assert!(words.contains("nobody uses the group"), "{words}");
+        if second == "never" {
+            assert_eq!(scratch.json(&["status"])["primary"]["pid"], other.pid(), "who stays leads");
+            other.signal(Signal::HUP);
+        }
+        assert_eq!(other.end().0, Some(0));
+        assert_eq!(std::fs::read_dir(scratch.group().join("s")).expect("sockets").count(), 0);
+        assert!(scratch.processes().is_empty());
+    }
+}
+
+#[test]
+fn coordinators_stay_for_a_user() {
+    let scratch = Scratch::new();
+    // It starts a coordinator that leaves after 500 ms, and is its user from the beginning.
+    let mut watch = Running::start(scratch.command(&["watch", "a", "--json"]));
+    let mut leads = serde_json::Value::Null;
+    until("the watch in its group", || {
+        let sessions = scratch.run(&["sessions", "--json"]);
+        if sessions.code == 0 && sessions.out.contains("paceline watch") {
+            leads = scratch.json(&["status"])["primary"]["pid"].clone();
+        }
+        leads.is_u64()
+    });
+    let mut other = Running::start(scratch.command(&["run", "--json", "--idle-exit", "300ms"]));
+    other.wait("the second", |line| (line["kind"] == "ready").then_some(()));
+    // Longer than both would take.
+    std::thread::park_timeout(std::time::Duration::from_millis(1200));
+    assert!(other.child.try_wait().expect("its state").is_none(), "one is the heir");
+    assert_eq!(scratch.json(&["status"])["primary"]["pid"], leads, "one leads");
+    watch.signal(Signal::INT);
+    assert_eq!(watch.end().0, Some(130));
+    assert_eq!(other.end().0, Some(0));
+    until("the end of all", || scratch.processes().is_empty());
+}
+
+#[test]
 fn lines_of_a_coordinator_fit_their_schema() {
     let scratch = Scratch::new();
     let mut coordinator = Running::start(scratch.command(&["run", "--json", "--idle-exit", "never"]));

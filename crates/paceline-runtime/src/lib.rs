@@ -29,6 +29,7 @@ pub use observe::{Blocked, EVENTS_KEPT, EventCursor, JoinState, Observer, level}
 pub use options::{Identity, Options};
 pub use paceline_ipc::clock::wall_of;
 pub use paceline_store::schema as store_schema;
+pub use signals::Afterwards;
 pub use thread::{CallError, Runtime, StartError};
 
 /// Lets the process read and write stores as a build of another schema would.

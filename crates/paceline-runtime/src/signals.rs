@@ -1,8 +1,9 @@
 //! Signals of the process, taken over only when a session asks for it.
 //!
-//! SIGTERM and SIGINT let every session of the process that asked leave politely; then the process exits with 128 and the
-//! signal's number, as a shell would say it. A second one does not wait. SIGTSTP lets an owner hand over before the process
-//! stops. After SIGCONT every owner looks at its fence before anything else.
+//! SIGTERM, SIGINT and SIGHUP let every session of the process that asked leave politely; then the process exits with 128
+//! and the signal's number, as a shell would say it, or goes on where every session says that its program ends by itself.
+//! A second one does not wait. SIGTSTP lets an owner hand over before the process stops. After SIGCONT every owner looks at
+//! its fence before anything else. A SIGHUP that the process ignores, as under `nohup`, stays ignored.
 //!
 //! A handler that was installed stays for as long as the process lives, so one thread serves it for all sessions, and goes
 //! on to do what the signal would have done when none is left.
@@ -37,8 +38,18 @@ const LEAVE_WAIT: Duration = HANDOVER_TIMEOUT.saturating_mul(5);
 /// A handover ends by itself within twice its time-out; joining the new owner takes some milliseconds more.
 const SUSPEND_WAIT: Duration = HANDOVER_TIMEOUT.saturating_mul(3);
 
+/// What becomes of the process when a signal let its sessions leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Afterwards {
+    /// It exits with 128 and the signal's number.
+    Exit,
+    /// It goes on: its program sees that the session left, and ends in its own way.
+    Return,
+}
+
 /// A session that asked.
 pub(crate) struct Handled {
+    pub afterwards: Afterwards,
     pub election: Mail<ElectionIn>,
     pub observer: Observer,
     pub group: GroupReceiver,
@@ -51,6 +62,14 @@ pub(crate) struct Handled {
 struct Served {
     sessions: Vec<Handled>,
     running: bool,
+}
+
+impl Served {
+    /// Whether the program ends by itself when its sessions left. One without sessions wants what the signal does.
+    fn returns(&self) -> bool {
+        let mut here = self.sessions.iter().filter(|session| !*session.ended.borrow()).peekable();
+        here.peek().is_some() && here.all(|session| session.afterwards == Afterwards::Return)
+    }
 }
 
 static SERVED: LazyLock<Mutex<Served>> = LazyLock::new(Mutex::default);
@@ -91,8 +110,7 @@ fn start() -> io::Result<()> {
 
 /// The signals taken over.
 struct Taken {
-    terminate: Signals,
-    interrupt: Signals,
+    ending: Ending,
     suspend: Signals,
     resume: Signals,
 }
@@ -101,8 +119,11 @@ impl Taken {
     fn install() -> io::Result<Self> {
         let taken = |kind: Signal| signal(SignalKind::from_raw(kind.as_raw()));
         Ok(Self {
-            terminate: taken(Signal::TERM)?,
-            interrupt: taken(Signal::INT)?,
+            ending: Ending {
+                terminate: taken(Signal::TERM)?,
+                interrupt: taken(Signal::INT)?,
+                hang_up: if ignores(Signal::HUP) { None } else { Some(taken(Signal::HUP)?) },
+            },
             suspend: taken(Signal::TSTP)?,
             resume: taken(Signal::CONT)?,
         })
@@ -111,24 +132,57 @@ impl Taken {
     async fn serve(mut self) {
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => self.end(Signal::TERM).await,
-                _ = self.interrupt.recv() => self.end(Signal::INT).await,
+                by = self.ending.next() => self.end(by).await,
                 _ = self.suspend.recv() => stop().await,
                 _ = self.resume.recv() => look_at_fences(),
             }
         }
     }
 
-    /// All leave; then the process ends. A second signal says that somebody does not want to wait.
+    /// All leave; then the process ends, or its program ends it. A second signal says that somebody does not want to wait.
     async fn end(&mut self, by: Signal) {
         tracing::info!(signal = ?by, "the sessions of this process leave");
-        tokio::select! {
-            _ = timeout(LEAVE_WAIT, leave()) => {}
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        let returns = SERVED.lock().returns();
+        let left = tokio::select! {
+            left = timeout(LEAVE_WAIT, leave()) => left.is_ok(),
+            _ = self.ending.next() => false,
+        };
+        if !(left && returns) {
+            std::process::exit(128 + by.as_raw());
         }
-        std::process::exit(128 + by.as_raw());
     }
+}
+
+/// Signals that end a process.
+struct Ending {
+    terminate: Signals,
+    interrupt: Signals,
+    /// None where the process ignores it.
+    hang_up: Option<Signals>,
+}
+
+impl Ending {
+    async fn next(&mut self) -> Signal {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(signals) => signals.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = hang_up => Signal::HUP,
+        }
+    }
+}
+
+/// Whether the process was started with this signal ignored. Where the system does not tell, it was not.
+fn ignores(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    mask & (1 << (signal.as_raw() - 1)) != 0
 }
 
 async fn leave() {

@@ -27,7 +27,7 @@ use crate::{
     peers::{Mailboxes, Pace, Peers, Reign},
     replica::{Cell, EventQueue, Replica},
     shell::{Mail, Refused, Shell},
-    signals,
+    signals::{self, Afterwards},
     socket::SocketBusiness,
     trace::Ring,
 };
@@ -217,13 +217,15 @@ impl Runtime {
         alone
     }
 
-    /// From here on the signals of the process act on this session: SIGTERM and SIGINT let it leave and end the process,
-    /// SIGTSTP lets it hand over before the process stops, SIGCONT lets it look at its fence.
+    /// From here on the signals of the process act on this session: SIGTERM, SIGINT and SIGHUP let it leave, and then the
+    /// process ends, or its program ends it; SIGTSTP lets it hand over before the process stops, SIGCONT lets it look at its
+    /// fence.
     ///
     /// # Errors
     /// When the handlers cannot be installed; nothing changed then.
-    pub fn handle_signals(&self) -> std::io::Result<()> {
+    pub fn handle_signals(&self, afterwards: Afterwards) -> std::io::Result<()> {
         signals::handle(signals::Handled {
+            afterwards,
             election: self.0.election.clone(),
             observer: self.0.observer.clone(),
             group: self.0.replica.group(),

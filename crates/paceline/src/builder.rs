@@ -7,7 +7,7 @@ use paceline_ipc::{
     group::{GroupName, InvalidGroupName},
 };
 use paceline_proto::{fetch::Declared, id::SessionId, message::Rank, program::Program};
-use paceline_runtime::{Identity, Options, Runtime, StartError};
+use paceline_runtime::{Afterwards, Identity, Options, Runtime, StartError};
 
 use crate::{
     declared::{Declarations, Queries},
@@ -27,7 +27,7 @@ pub struct Builder {
     state_dir: Option<PathBuf>,
     upstreams: Vec<WebSocket>,
     resources: Vec<Resource>,
-    handle_signals: bool,
+    signals: Option<Afterwards>,
     declarations: Declarations,
     program: Option<Program>,
 }
@@ -52,7 +52,7 @@ impl Builder {
             state_dir: None,
             upstreams: Vec::new(),
             resources: Vec::new(),
-            handle_signals: false,
+            signals: None,
             declarations: Declarations::default(),
             program: None,
         }
@@ -105,15 +105,23 @@ impl Builder {
         self
     }
 
-    /// Takes over SIGTERM, SIGINT, SIGTSTP and SIGCONT of the process. Default: no, the library touches no signal.
+    /// Takes over SIGTERM, SIGINT, SIGHUP, SIGTSTP and SIGCONT of the process. Default: no, the library touches no signal.
     ///
-    /// On SIGTERM and SIGINT every session of the process that asked for it leaves politely, a primary hands over, and
-    /// then the process exits with 128 and the signal's number; a second signal does not wait. On SIGTSTP a primary hands
-    /// over before the process stops. On SIGCONT it looks whether it still leads before it does anything else. The handlers
-    /// stay when the session has left.
+    /// On SIGTERM, SIGINT and SIGHUP every session of the process that asked for it leaves politely, a primary hands over,
+    /// and then the process exits with 128 and the signal's number; a second signal does not wait. On SIGTSTP a primary hands
+    /// over before the process stops. On SIGCONT it looks whether it still leads before it does anything else. A SIGHUP that
+    /// the process ignores, as under `nohup`, stays ignored. The handlers stay when the session has left.
     #[must_use]
     pub fn handle_signals(mut self, handle: bool) -> Self {
-        self.handle_signals = handle;
+        self.signals = handle.then_some(Afterwards::Exit);
+        self
+    }
+
+    /// As [`Builder::handle_signals`], but the program ends in its own way: it sees [`Error::RuntimeDead`] when the session
+    /// left. A leave that takes seconds, or a second signal, still ends the process.
+    #[must_use]
+    pub fn leave_on_signals(mut self) -> Self {
+        self.signals = Some(Afterwards::Return);
         self
     }
 
@@ -230,8 +238,8 @@ impl Builder {
             name: rules.name,
         }));
         let runtime = Runtime::start(Options { dir, identity, upstreams, resources, defaults, fetchers })?;
-        if self.handle_signals {
-            runtime.handle_signals().map_err(StartError::Signals)?;
+        if let Some(afterwards) = self.signals {
+            runtime.handle_signals(afterwards).map_err(StartError::Signals)?;
         }
         Ok(runtime)
     }

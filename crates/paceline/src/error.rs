@@ -47,6 +47,9 @@ pub enum Error {
         /// The highest schema that this build reads.
         reads: u32,
     },
+    /// A signal told the session to leave before it had joined; nothing changed.
+    #[error("join the group: a signal told the session to leave")]
+    ToldToLeave,
     /// A declaration of this session is not valid; nothing changed.
     #[error("{0}")]
     Invalid(String),
@@ -119,7 +122,7 @@ impl From<DirectoryError> for Error {
 
 impl From<StartError> for Error {
     fn from(error: StartError) -> Self {
-        Self::RuntimeDead(error.to_string())
+        Self::Refused(error.to_string())
     }
 }
 

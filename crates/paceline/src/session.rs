@@ -60,7 +60,7 @@ impl Session {
             }
             paceline_runtime::replica::changed_or_dead(&mut join, runtime.death())
                 .await
-                .map_err(|end| Error::dead(&end))?;
+                .map_err(|end| if end == End::Left { Error::ToldToLeave } else { Error::dead(&end) })?;
         }
     }
 
