@@ -26,10 +26,16 @@ impl Scratch {
         let unique = uuid::Uuid::new_v4().simple().to_string();
         let path = std::env::temp_dir().join(format!("paceline-test-{name}-{}", &unique[..8]));
         std::fs::create_dir_all(&path).expect("make a scratch directory");
-        std::os::unix::fs::chown(&path, None, None).expect("own it");
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .expect("close it");
         Self(path)
+    }
+
+    /// An empty directory that a test prepared, on a file system of its own for example.
+    pub fn at(path: &Path) -> Self {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .expect("close it");
+        Self(path.to_owned())
     }
 
     /// The directory.
@@ -63,9 +69,15 @@ impl Peer {
 
     /// Starts one that dies when it comes to the place `failpoint`.
     pub fn start_with(binary: &str, scratch: &Scratch, arguments: &[&str], failpoint: Option<&str>) -> Self {
-        let mut child = Command::new(binary)
-            .envs(failpoint.map(|place| ("PACELINE_FAILPOINT", place)))
-            .arg(scratch.path())
+        let mut command = Command::new(binary);
+        command.envs(failpoint.map(|place| ("PACELINE_FAILPOINT", place)));
+        Self::start_by(command, scratch.path(), arguments)
+    }
+
+    /// Starts one by a command that takes the arguments of a peer: another program that runs it, another environment.
+    pub fn start_by(mut command: Command, state_dir: &Path, arguments: &[&str]) -> Self {
+        let mut child = command
+            .arg(state_dir)
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -332,7 +344,11 @@ pub fn newest_claim(scratch: &Scratch) -> (u64, u32) {
 }
 
 impl Drop for Peer {
+    #[expect(clippy::print_stderr, reason = "what the others saw is a finding when a test fails")]
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("peer {} said at last:\n{}", self.pid(), self.facts());
+        }
         self.kill();
     }
 }

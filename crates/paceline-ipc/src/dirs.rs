@@ -6,7 +6,9 @@
 //! there is refused, because whoever named it meant it.
 
 use std::{
-    fmt, fs, io,
+    fmt,
+    fs::{self, File},
+    io,
     os::unix::{fs::MetadataExt, net::UnixListener},
     path::{Path, PathBuf},
     sync::{
@@ -20,9 +22,13 @@ use paceline_proto::id::{Epoch, Nonce, SessionId};
 pub use crate::place::DirectoryError;
 use crate::{
     group::{GroupIdentity, GroupName},
-    os::{self, FileSystem},
+    os::{self, FileId, FileSystem},
     place::{Container, Places, check_private, create},
 };
+
+/// Longest path of a group's directory, in bytes. SQLite opens no file whose path is longer than 511 bytes; the names of
+/// databases, of their logs and of drafts of both come behind it.
+const ROOT_MAX: usize = 400;
 
 const CLAIMS: &str = "claims";
 const SOCKETS: &str = "s";
@@ -39,6 +45,9 @@ pub struct StateDir(Arc<Inner>);
 
 struct Inner {
     root: PathBuf,
+    id: FileId,
+    /// Held open, so that the number of the directory is not given to another one.
+    _open: File,
     group: GroupIdentity,
     /// Directories above `root` that may be new, so that their entries are made durable once; innermost first.
     parents: Vec<PathBuf>,
@@ -83,11 +92,21 @@ impl StateDir {
     ) -> Result<Self, DirectoryError> {
         let Container { path, parents } = places.container(state_dir)?;
         let root = path.join(group.to_string());
+        if root.as_os_str().len() > ROOT_MAX {
+            let why = format!(
+                "its path has {} bytes, and more than {ROOT_MAX} bytes cannot hold databases",
+                root.as_os_str().len()
+            );
+            return Err(DirectoryError::new(&root, why, "name a state directory with a shorter path"));
+        }
         for dir in std::iter::once(root.clone()).chain(PARTS.map(|part| root.join(part))) {
             create(&dir)?;
             check_private(&dir, places.uid)?;
         }
-        let dir = Self(Arc::new(Inner { root, group, parents, parents_synced: AtomicBool::new(false) }));
+        let open = File::open(&root).map_err(|error| DirectoryError::io(&root, "open it", &error))?;
+        let id = FileId::of(&open).map_err(|error| DirectoryError::io(&root, "look at it", &error))?;
+        let parents_synced = AtomicBool::new(false);
+        let dir = Self(Arc::new(Inner { root, id, _open: open, group, parents, parents_synced }));
         if places.kind_of(dir.root())? != FileSystem::Local {
             dir.probe()?;
         }
@@ -97,6 +116,15 @@ impl StateDir {
     /// The directory itself, `S`.
     pub fn root(&self) -> &Path {
         &self.0.root
+    }
+
+    /// Whether the path still leads to the directory that was opened. Where it does not, newcomers form another group,
+    /// which this one must not meddle with. Where that cannot be seen it is taken to be so.
+    pub fn is_in_place(&self) -> bool {
+        match FileId::at(&self.0.root) {
+            Ok(found) => found == self.0.id,
+            Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        }
     }
 
     /// The group that lives here.
@@ -306,6 +334,30 @@ mod tests {
         let made = open(base.path()).unwrap();
         let found = StateDir::find(&name("g"), None, Some(base.path())).unwrap().unwrap();
         assert_eq!(found.root(), made.root());
+    }
+
+    #[test]
+    fn a_directory_that_was_removed_is_not_the_one_that_was_made_anew() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = open(base.path()).unwrap();
+        assert!(dir.is_in_place());
+        fs::remove_dir_all(dir.root()).unwrap();
+        assert!(!dir.is_in_place());
+        assert!(open(base.path()).unwrap().is_in_place());
+        assert!(!dir.is_in_place());
+    }
+
+    #[test]
+    fn a_path_just_short_enough_and_one_byte_longer() {
+        let base = tempfile::tempdir().unwrap();
+        let middle = base.path().join("m".repeat(200));
+        fs::create_dir(&middle).unwrap();
+        for (length, taken) in [(ROOT_MAX, true), (ROOT_MAX + 1, false)] {
+            let rest = length - middle.as_os_str().len() - "//g".len();
+            let opened = open(&middle.join("n".repeat(rest)));
+            assert_eq!(opened.is_ok(), taken, "{opened:?}");
+            assert!(opened.is_ok_and(|dir| dir.root().as_os_str().len() == length) == taken);
+        }
     }
 
     #[test]

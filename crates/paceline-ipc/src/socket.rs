@@ -8,7 +8,9 @@
 //! Welcome before a deadline shows that somebody is there.
 
 use std::{
-    fmt, io,
+    fmt,
+    fs::File,
+    io,
     os::fd::AsFd,
     path::{Path, PathBuf},
     pin::Pin,
@@ -25,9 +27,13 @@ use interprocess::{
     },
     os::unix::{local_socket::ListenerOptionsExt, uds_local_socket as uds},
 };
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use crate::os;
+
+/// Opened in advance, and closed when there are no descriptors left: then one connection can be taken and answered.
+const SPARE: &str = "/dev/null";
 
 /// A socket that listens but is served by nobody yet: peers that connect wait in its backlog.
 pub struct Bound {
@@ -68,7 +74,8 @@ impl Bound {
     pub fn into_listener(self) -> io::Result<Listener> {
         tokio::runtime::Handle::try_current().map_err(io::Error::other)?;
         let Self { listener, path } = self;
-        Ok(Listener { listener: uds::tokio::Listener::try_from(listener)?, path, uid: os::own_uid() })
+        let listener = uds::tokio::Listener::try_from(listener)?;
+        Ok(Listener { listener, path, uid: os::own_uid(), spare: Mutex::new(File::open(SPARE).ok()) })
     }
 }
 
@@ -83,6 +90,7 @@ pub struct Listener {
     listener: uds::tokio::Listener,
     path: PathBuf,
     uid: u32,
+    spare: Mutex<Option<File>>,
 }
 
 /// A connection was not accepted.
@@ -97,8 +105,13 @@ pub enum AcceptError {
     /// That one connection failed. Accept again at once.
     #[error("accept a connection: the peer cannot be identified: {0}")]
     Lost(io::Error),
-    /// The listener failed, for example for want of descriptors; the connection stays in the backlog. Pause before
-    /// accepting again.
+    /// The process has no descriptors left but the one of this connection: say so to the peer and close it. Silence would
+    /// look like a stopped process. Accept again at once.
+    #[error(
+        "accept a connection: no descriptors are left; raise the limit (ulimit -n), or find who leaks them"
+    )]
+    NoDescriptors(Box<Connection>),
+    /// The listener failed; the connection stays in the backlog. Pause before accepting again.
     #[error("accept a connection: {0}")]
     Listener(io::Error),
 }
@@ -109,10 +122,20 @@ impl Listener {
     /// # Errors
     /// [`AcceptError`]; the listener goes on in every case.
     pub async fn accept(&self) -> Result<Connection, AcceptError> {
-        let stream = self.listener.accept().await.map_err(AcceptError::Listener)?;
+        // Unless the connection that took its place is still open.
+        let restock = |spare: &mut Option<File>| *spare = spare.take().or_else(|| File::open(SPARE).ok());
+        restock(&mut self.spare.lock());
+        let (stream, last) = match self.listener.accept().await {
+            Err(error) if is_exhausted(&error) && self.spare.lock().take().is_some() => {
+                (self.listener.accept().await, true)
+            }
+            accepted => (accepted, false),
+        };
+        let stream = stream.map_err(AcceptError::Listener)?;
         match peer_uid(&stream).map_err(AcceptError::Lost)? {
-            uid if uid == self.uid => Ok(Connection { stream }),
-            uid => Err(AcceptError::OtherUid { uid }),
+            uid if uid != self.uid => Err(AcceptError::OtherUid { uid }),
+            _ if last => Err(AcceptError::NoDescriptors(Box::new(Connection { stream }))),
+            _ => Ok(Connection { stream }),
         }
     }
 
@@ -120,6 +143,14 @@ impl Listener {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// The process, or the machine, has no descriptors left.
+fn is_exhausted(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    error
+        .raw_os_error()
+        .is_some_and(|code| [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&code))
 }
 
 impl fmt::Debug for Listener {

@@ -89,6 +89,9 @@ pub const WRITE_MAX: usize = 256 << 10;
 pub const INTEREST_MAX: usize = 65_536;
 /// A submit that the owner was too busy to take is sent again after this time.
 pub const SUBMIT_RETRY: Duration = Duration::from_millis(50);
+/// A submit that the owner did not store for so long after it first said why is answered with that reason. It is kept, and
+/// stored when it can be.
+pub const SUBMIT_PATIENCE: Duration = Duration::from_secs(2);
 /// Items in one chunk of an offer, a subscription or a snapshot.
 pub const CHUNK_ITEMS: usize = 256;
 

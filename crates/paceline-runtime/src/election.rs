@@ -25,11 +25,12 @@ use paceline_proto::{
     message::{KitAddress, Ping, Refusal},
     time::{Time, earliest},
 };
-use paceline_store::{Durability, QueueDb};
+use paceline_store::{Durability, QueueDb, StoreError};
 
 use tokio::sync::oneshot;
 
 use crate::{
+    death::End,
     follower::FollowerIn,
     hub::{BeginReign, HubIn},
     listing::{Lister, lock_of},
@@ -209,6 +210,9 @@ impl ElectionBusiness {
     fn effect(&mut self, effect: Effect, io: &mut Io<'_, ElectionIn>) {
         match effect {
             Effect::List => {
+                if !self.keep_place() {
+                    return;
+                }
                 let lister = self.lister.clone();
                 io.complete(async move {
                     match blocking(move || lister.list()).await {
@@ -270,12 +274,17 @@ impl ElectionBusiness {
             Effect::Collect { .. } => self.collect(),
             Effect::Left => self.left(io),
             Effect::Role(role) => {
-                self.blocked = match &role {
-                    Role::Blocked { why } => {
-                        let until = self.blocked.take().map_or(io.now + self.patience, |(until, _)| until);
+                self.blocked = match (&role, self.blocked.take()) {
+                    (Role::Blocked { why }, before) => {
+                        let until = before.map_or(io.now + self.patience, |(until, _)| until);
                         Some((until, why.clone()))
                     }
-                    _ => {
+                    // On its way to the next try, which may fail as the last one did.
+                    (Role::Joining | Role::Candidate { .. }, before) => before,
+                    (
+                        Role::Follower { .. } | Role::Primary { .. } | Role::Draining { .. } | Role::Left,
+                        _,
+                    ) => {
                         self.misfit = None;
                         None
                     }
@@ -434,6 +443,24 @@ impl ElectionBusiness {
         self.seat.peers.outbox(OutboxIn::End { epoch }, io.trace);
     }
 
+    /// Somebody removed the group's directory, or put another in its place: whoever comes now forms another group, and one
+    /// wire would be two. This session ends and says so. True: everything is in its place.
+    fn keep_place(&self) -> bool {
+        let dir = &self.seat.dir;
+        let in_place = dir.is_in_place();
+        if !in_place {
+            self.seat.reign.end();
+            let why = format!(
+                "the group's directory {} was removed or replaced while the group was running; what was queued in it \
+                 and not sent is gone; join again, and name a state directory that nothing cleans up",
+                dir.root().display()
+            );
+            tracing::error!("{why}");
+            self.seat.death.declare(End::Failed(why.into()));
+        }
+        in_place
+    }
+
     /// Somebody removed the socket's name: newcomers could not come, though the lock is held. It is bound again.
     fn keep_socket(&self, io: &mut Io<'_, ElectionIn>) {
         let Some(epoch) = self.seat.reign.epoch() else { return };
@@ -484,12 +511,23 @@ impl Business for ElectionBusiness {
             ElectionIn::Start => Input::Start,
             ElectionIn::Listed(listing) => Input::Listed(listing),
             ElectionIn::Welcomed { attempt, epoch, owner } => Input::Welcomed { attempt, epoch, owner },
-            ElectionIn::Busy { attempt, retry_ms } => Input::Busy { attempt, retry_ms },
+            ElectionIn::Busy { attempt, retry_ms } => {
+                let why = || {
+                    "the primary is full: too many connections at its door, too many sessions, or no descriptors left; \
+                     end what is not needed, or raise its limit (ulimit -n)"
+                        .to_owned()
+                };
+                self.blocked.get_or_insert_with(|| (io.now + self.patience, why()));
+                Input::Busy { attempt, retry_ms }
+            }
             ElectionIn::Refused { attempt, refusal } => Input::Refused { attempt, refusal },
             ElectionIn::ConnectFailed { attempt, failure } => Input::ConnectFailed { attempt, failure },
             ElectionIn::Eof { attempt } => Input::Eof { attempt },
             ElectionIn::ListFailed { why } => Input::ListFailed { why },
             ElectionIn::Ping(ping) => {
+                if !self.keep_place() {
+                    return;
+                }
                 self.keep_socket(io);
                 Input::Ping(ping)
             }
@@ -499,12 +537,14 @@ impl Business for ElectionBusiness {
             ElectionIn::OwnerClosed => Input::OwnerClosed,
             ElectionIn::KitMade(result) => return self.kit_made(result, io),
             ElectionIn::Adopted { epoch, result } => {
-                if result.is_ok() {
-                    self.seat.peers.hub(HubIn::Adopted { epoch }, io.trace);
-                }
+                // Also where there is none: then those who submit hear from the outbox why.
+                self.seat.peers.hub(HubIn::Adopted { epoch }, io.trace);
                 Input::Adopted { epoch, result }
             }
-            ElectionIn::StoreFailed { epoch, why } => Input::StoreFailed { epoch, why },
+            ElectionIn::StoreFailed { epoch, why } => {
+                self.seat.peers.hub(HubIn::Adopted { epoch }, io.trace);
+                Input::StoreFailed { epoch, why }
+            }
             ElectionIn::Fenced { epoch, why } => Input::Fenced { epoch, why },
             ElectionIn::Drained { last } => Input::Drained { last },
             ElectionIn::Took { epoch, to } => Input::Took { epoch, to },
@@ -571,7 +611,7 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 fn prepare_kit(dir: &StateDir, identity: &Identity) -> Result<Box<PreparedKit>, String> {
     let nonce = Nonce(uuid::Uuid::new_v4().as_u128());
     let database = QueueDb::create(&dir.database(nonce), Durability::Power)
-        .map_err(|error| format!("make a queue database: {error}"))?;
+        .map_err(|error| format!("make a queue database: {}", of_directory(error, dir)))?;
     hit("kit_database");
     let claimant = claim::Claimant {
         session: identity.session,
@@ -583,6 +623,17 @@ fn prepare_kit(dir: &StateDir, identity: &Identity) -> Result<Box<PreparedKit>, 
     };
     let kit = Kit::make(dir, claim::ClaimBody::new(nonce, claimant)).map_err(|error| error.to_string())?;
     Ok(Box::new(PreparedKit { database, kit }))
+}
+
+/// What is wrong with the directory and not with this one name, which is another at the next try: one trouble is to be
+/// reported once.
+fn of_directory(error: StoreError, dir: &StateDir) -> StoreError {
+    let path = dir.root().to_owned();
+    match error {
+        StoreError::DiskFull { why, .. } => StoreError::DiskFull { path, why },
+        StoreError::Io { why, .. } => StoreError::Io { path, why },
+        other => other,
+    }
 }
 
 /// A kit's database that no owner ever completed. What cannot be read is kept: it may be somebody's newest.

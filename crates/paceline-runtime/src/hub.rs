@@ -62,7 +62,7 @@ pub(crate) enum HubIn {
     /// The own follower sends.
     Loopback { epoch: Epoch, message: ToHub },
     /// A connection came, or accepting failed.
-    Accepted { epoch: Epoch, listener: Listener, result: Result<Connection, String> },
+    Accepted { epoch: Epoch, listener: Listener, result: Result<Connection, AcceptError> },
     /// The socket was bound again under its name.
     Rebound { epoch: Epoch, listener: Listener },
     /// A connection said Hello, or did not in time.
@@ -202,6 +202,8 @@ pub(crate) struct HubBusiness {
     stopping: bool,
     /// Upstream messages published since the last write.
     unwritten: usize,
+    /// Why nobody could be accepted, when it was last tried.
+    refused: Option<String>,
     effects: Vec<Effect>,
 }
 
@@ -216,6 +218,7 @@ impl HubBusiness {
             finishing: 0,
             stopping: false,
             unwritten: 0,
+            refused: None,
             effects: Vec::new(),
         }
     }
@@ -696,7 +699,7 @@ impl HubBusiness {
         &mut self,
         epoch: Epoch,
         listener: Listener,
-        result: Result<Connection, String>,
+        result: Result<Connection, AcceptError>,
         io: &mut Io<'_, HubIn>,
     ) {
         let Some(owned) = &mut self.owned else { return };
@@ -707,6 +710,7 @@ impl HubBusiness {
         }
         match result {
             Ok(connection) if owned.greeting < UNAUTHENTICATED_MAX => {
+                self.refused = None;
                 owned.greeting += 1;
                 io.complete(async move { HubIn::Greeted { epoch, result: greet(connection).await } });
             }
@@ -714,7 +718,22 @@ impl HubBusiness {
                 self.seat.observer.event(Event::LimitReached { limit: "UNAUTHENTICATED_MAX" });
                 self.turn_away(connection, io);
             }
-            Err(why) => self.seat.observer.event(Event::PeerRefused { why }),
+            Err(AcceptError::NoDescriptors(connection)) => {
+                // It lasts for many tries.
+                let limit = "RLIMIT_NOFILE";
+                if self.refused.replace(limit.to_owned()).as_deref() != Some(limit) {
+                    self.seat.observer.event(Event::LimitReached { limit });
+                }
+                self.turn_away(*connection, io);
+            }
+            Err(error) => {
+                // One trouble of the listener lasts for many tries.
+                let why = error.to_string();
+                if self.refused.as_ref() != Some(&why) {
+                    self.seat.observer.event(Event::PeerRefused { why: why.clone() });
+                }
+                self.refused = matches!(error, AcceptError::Listener(_)).then_some(why);
+            }
         }
         io.complete(accept(epoch, listener));
     }
@@ -748,7 +767,7 @@ async fn accept(epoch: Epoch, listener: Listener) -> HubIn {
         // Out of descriptors, for example: do not spin.
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
-    HubIn::Accepted { epoch, listener, result: result.map_err(|error| error.to_string()) }
+    HubIn::Accepted { epoch, listener, result }
 }
 
 async fn greet(connection: Connection) -> Result<Box<Greeting>, String> {

@@ -38,7 +38,7 @@ pub(crate) enum OutboxIn {
     /// A reign begins: adopt the newest complete store below it.
     Adopt { epoch: Epoch, database: Box<QueueDb>, claim: Arc<OwnedClaim> },
     /// Adoption ended.
-    Adopted { epoch: Epoch, result: Result<(Box<Store>, u64), String> },
+    Adopted { epoch: Epoch, result: Result<(Box<Store>, u64), AdoptError> },
     /// Store a mutation.
     Store { epoch: Epoch, submit: Submit },
     /// A commit ended.
@@ -82,6 +82,41 @@ pub(crate) struct Store {
     dir: StateDir,
 }
 
+/// Why a reign has no store.
+pub(crate) enum AdoptError {
+    /// It was replaced meanwhile.
+    Fenced(String),
+    /// What the reign before left behind is damaged or unknown: another attempt meets the same.
+    Lasting(String),
+    /// Another attempt may do: with room on the disk, or with descriptors.
+    Passing(String),
+}
+
+impl From<StoreError> for AdoptError {
+    fn from(error: StoreError) -> Self {
+        let lasting = match &error {
+            StoreError::TooNew { .. }
+            | StoreError::Corrupt { .. }
+            | StoreError::TwoComplete { .. }
+            | StoreError::Sqlite { .. }
+            | StoreError::Superseded { .. } => true,
+            StoreError::Exists { .. }
+            | StoreError::Name { .. }
+            | StoreError::NotAdopted { .. }
+            | StoreError::AlreadyAdopted { .. }
+            | StoreError::Busy { .. }
+            | StoreError::Changing { .. }
+            | StoreError::CapReached { .. }
+            | StoreError::NoRoom { .. }
+            | StoreError::DiskFull { .. }
+            | StoreError::Io { .. }
+            | StoreError::Moved { .. }
+            | StoreError::Poisoned { .. } => false,
+        };
+        if lasting { Self::Lasting(error.to_string()) } else { Self::Passing(error.to_string()) }
+    }
+}
+
 /// How a commit ended.
 pub(crate) struct Committed {
     results: Vec<(MutationId, SubmitOutcome)>,
@@ -120,6 +155,8 @@ pub(crate) struct OutboxBusiness {
     changed: bool,
     /// The own reign whose store failed, and its last durable row.
     failed: Option<(Epoch, u64)>,
+    /// Why there is no store, for those who submit.
+    why_absent: String,
 }
 
 impl OutboxBusiness {
@@ -137,6 +174,7 @@ impl OutboxBusiness {
             fold_next: false,
             changed: false,
             failed: None,
+            why_absent: String::new(),
         }
     }
 
@@ -152,19 +190,25 @@ impl OutboxBusiness {
         });
     }
 
-    fn adopted(&mut self, result: Result<(Box<Store>, u64), String>, io: &mut Io<'_, OutboxIn>) {
+    fn adopted(&mut self, result: Result<(Box<Store>, u64), AdoptError>, io: &mut Io<'_, OutboxIn>) {
         let epoch = self.epoch;
-        let result = match result {
+        let told = match result {
             Ok((store, rows)) => {
                 self.state = State::Here(store);
-                Ok(rows)
+                ElectionIn::Adopted { epoch, result: Ok(rows) }
             }
-            Err(why) => {
+            Err(error) => {
                 self.state = State::Absent;
-                Err(why)
+                let (AdoptError::Fenced(why) | AdoptError::Lasting(why) | AdoptError::Passing(why)) = &error;
+                self.why_absent.clone_from(why);
+                match error {
+                    AdoptError::Fenced(why) => ElectionIn::Fenced { epoch, why },
+                    AdoptError::Lasting(why) => ElectionIn::Adopted { epoch, result: Err(why) },
+                    AdoptError::Passing(why) => ElectionIn::StoreFailed { epoch, why },
+                }
             }
         };
-        self.seat.peers.election(ElectionIn::Adopted { epoch, result }, io.trace);
+        self.seat.peers.election(told, io.trace);
         self.go_on(io);
     }
 
@@ -183,6 +227,7 @@ impl OutboxBusiness {
             if let State::Here(store) = std::mem::replace(&mut self.state, State::Absent) {
                 self.failed = Some((epoch, store.database.last_durable()));
             }
+            self.why_absent.clone_from(&why);
             self.seat.peers.election(ElectionIn::StoreFailed { epoch, why }, io.trace);
         }
     }
@@ -220,11 +265,11 @@ impl OutboxBusiness {
             self.state = State::Absent;
         }
         if matches!(self.state, State::Absent) && !self.waiting.is_empty() {
-            let why = "the group's store cannot be written";
+            let why = format!("the group's store cannot be written: {}", self.why_absent);
             let results = std::mem::take(&mut self.waiting)
                 .into_values()
                 .flatten()
-                .map(|submit| (submit.id, SubmitOutcome::Unknown(why.to_owned())))
+                .map(|submit| (submit.id, SubmitOutcome::Unknown(why.clone())))
                 .collect();
             self.seat.peers.hub(HubIn::Stored { epoch, results }, io.trace);
         }
@@ -287,6 +332,7 @@ impl Business for OutboxBusiness {
                     Ok(()) => self.state = State::Here(store),
                     Err(why) => {
                         self.state = State::Absent;
+                        self.why_absent.clone_from(&why);
                         self.seat.peers.election(ElectionIn::StoreFailed { epoch, why }, io.trace);
                     }
                 }
@@ -376,9 +422,9 @@ fn adopt(
     mut store: Box<Store>,
     epoch: Epoch,
     failed: Option<(Epoch, u64)>,
-) -> Result<(Box<Store>, u64), String> {
-    let adopted = adopt_steps(&mut store, epoch, failed).map_err(|error| error.to_string())?;
-    store.claim.fence().unfenced().map_err(|fenced| fenced.to_string())?;
+) -> Result<(Box<Store>, u64), AdoptError> {
+    let adopted = adopt_steps(&mut store, epoch, failed)?;
+    store.claim.fence().unfenced().map_err(|fenced| AdoptError::Fenced(fenced.to_string()))?;
     hit("usable");
     Ok((store, adopted.rows))
 }
@@ -387,7 +433,7 @@ fn adopt_steps(
     store: &mut Store,
     epoch: Epoch,
     failed: Option<(Epoch, u64)>,
-) -> Result<paceline_store::Adopted, Box<dyn std::error::Error>> {
+) -> Result<paceline_store::Adopted, AdoptError> {
     let mut inheritance = Inheritance::read(store.dir.root(), epoch)?;
     if let Some((own, last_durable)) = failed
         && own.next() == epoch
@@ -396,7 +442,9 @@ fn adopt_steps(
         inheritance.forget_beyond(last_durable);
     }
     hit("inherited");
-    claim::sync_claims(&store.dir)?;
+    claim::sync_claims(&store.dir).map_err(|error| {
+        AdoptError::Passing(format!("{} cannot be made durable: {error}", store.dir.claims().display()))
+    })?;
     hit("synced");
     let adopted = store.database.adopt(&inheritance)?;
     hit("complete");
@@ -437,7 +485,8 @@ fn commit(mut store: Box<Store>, batch: &[Submit]) -> (Box<Store>, Committed) {
             committed.results = all(&SubmitOutcome::Busy);
         }
         Err(error) => {
-            committed.results = all(&SubmitOutcome::Unknown(error.to_string()));
+            let why = format!("the group's store cannot be written: {error}");
+            committed.results = all(&SubmitOutcome::Unknown(why));
             committed.failed = Some(error.to_string());
         }
     }

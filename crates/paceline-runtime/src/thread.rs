@@ -36,7 +36,10 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The session's lock file could not be made.
-    #[error("make the lock file of the session in {path}: {source}")]
+    #[error(
+        "make the lock file of the session in {path}: {source}; make the directory writable, free some space, or name \
+         another state directory"
+    )]
     SessionLock {
         /// The directory.
         path: std::path::PathBuf,
@@ -44,8 +47,11 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// No thread could be started.
-    #[error("start the session's thread: {0}")]
+    #[error("start the session's thread: {0}; this user, or this machine, has too many")]
     Thread(std::io::Error),
+    /// The thread's event loop could not be made.
+    #[error("make the session's event loop: {0}; with too many open files, raise the limit (ulimit -n)")]
+    Loop(std::io::Error),
     /// The signals of the process could not be taken over.
     #[error("take over the signals of the process: {0}")]
     Signals(std::io::Error),
@@ -127,8 +133,10 @@ impl Runtime {
                 ended.send_replace(true);
             })
             .map_err(StartError::Thread)?;
-        let Ok((follower, election)) = is_ready.recv() else {
-            return Err(StartError::Ended(death.get().unwrap_or(End::Left)));
+        let (follower, election) = match is_ready.recv() {
+            Ok(Ok(mailboxes)) => mailboxes,
+            Ok(Err(error)) => return Err(StartError::Loop(error)),
+            Err(_) => return Err(StartError::Ended(death.get().unwrap_or(End::Left))),
         };
         let ended = watch_ended;
         Ok(Self(Arc::new(Inner { session, follower, election, replica, observer, ring, death, ended })))
@@ -281,25 +289,34 @@ fn payload_hash(payload: &[u8]) -> [u8; 16] {
 }
 
 type Shared = (Arc<Replica>, Observer, Ring, Death);
-type Ready = std::sync::mpsc::SyncSender<(Mail<FollowerIn>, Mail<ElectionIn>)>;
+type Ready = std::sync::mpsc::SyncSender<std::io::Result<(Mail<FollowerIn>, Mail<ElectionIn>)>>;
 
 /// The life of the session's thread.
 fn run(options: Options, lock: SessionLock, shared: Shared, ready: &Ready) {
     let death = shared.3.clone();
-    let system = actix::System::with_tokio_rt(|| {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            // Commits, kits and directory listings; each is rare, and idle threads go away.
-            .max_blocking_threads(4)
-            .thread_keep_alive(std::time::Duration::from_secs(2))
-            .build()
-            .expect("a current-thread runtime needs only an epoll descriptor")
-    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Commits, kits and directory listings; each is rare, and idle threads go away.
+        .max_blocking_threads(4)
+        .thread_keep_alive(std::time::Duration::from_secs(2))
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            if let Err(error) = lock.leave() {
+                tracing::debug!(%error, "the session's lock file stays behind");
+            }
+            // The starter waits for it.
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    let system = actix::System::with_tokio_rt(|| runtime);
     system.block_on(async move {
         let (follower, election) = start_actors(options, lock, shared);
         election.tell(ElectionIn::Start, Trace::NONE);
         // The starter may have given up; then the handle's drop lets the session leave.
-        let _ = ready.send((follower, election));
+        let _ = ready.send(Ok((follower, election)));
         death.wait().await;
         // One turn for the actors to see it and drop what they hold.
         tokio::task::yield_now().await;

@@ -110,7 +110,7 @@ pub enum StoreError {
         wanted: u64,
     },
     /// The disk is full. Whether the rows are stored is unknown; never write this database again, claim over it.
-    #[error("{} cannot grow, the disk is full: {why}", path.display())]
+    #[error("{} cannot grow, the disk is full: {why}; free some space there", path.display())]
     DiskFull {
         /// The database.
         path: PathBuf,

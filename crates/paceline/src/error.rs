@@ -95,8 +95,8 @@ pub enum Error {
     /// Too many calls of this session are unanswered; nothing changed, a retry helps later.
     #[error("too many calls of this session are unanswered")]
     Overloaded,
-    /// The mutation was not acknowledged. With `state_unknown` it may be stored; the same call with the same payload
-    /// and id may be repeated.
+    /// The mutation was not acknowledged. With `state_unknown` it may be stored, and as long as the session lives it keeps
+    /// it and submits it again: a repeated call would be another mutation.
     #[error("the mutation {seq} of this session was not acknowledged: {why}")]
     NotAcknowledged {
         /// Its number within the session.

@@ -24,6 +24,9 @@ use crate::{builder::Builder, error::Error, events::Events, group::Group, query:
 /// How often `update` is rerun on a conflict.
 const UPDATE_ATTEMPTS: usize = 8;
 
+/// What becomes of a mutation that is not stored yet.
+const KEPT: &str = "this session keeps it and submits it again; it is lost if the session ends before";
+
 /// A session of a group. Cheap to clone, `Send + Sync`, usable from any executor. Dropping the last clone lets the
 /// session leave in the background; [`Session::leave`] waits for it.
 #[derive(Debug, Clone)]
@@ -236,8 +239,10 @@ impl Session {
             SubmitOutcome::HashMismatch => refuse(false, "another payload is stored under its id".to_owned()),
             SubmitOutcome::Hole { expected } => refuse(false, format!("mutation {expected} is missing")),
             SubmitOutcome::Moved => refuse(true, "the primary was replaced".to_owned()),
-            SubmitOutcome::Unknown(why) => refuse(true, why),
-            SubmitOutcome::Busy => refuse(false, "a bound of the queue is reached".to_owned()),
+            SubmitOutcome::Unknown(why) => refuse(true, format!("{why}; {KEPT}")),
+            SubmitOutcome::Busy => {
+                refuse(true, format!("the queue is full, and sends nothing or too little; {KEPT}"))
+            }
         }
     }
 

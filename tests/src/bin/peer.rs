@@ -1,8 +1,8 @@
 //! A session that tests steer: commands on standard input, facts on standard output, one JSON object a line.
 //!
 //! `peer STATE_DIR [--handle-signals] [--observer] [--preferred] [--label TEXT] [--config FILE] [--stand-for JSON]
-//! [--at-go]`. With `--at-go` it joins when it is sent its first
-//! line. It ends when its standard input ends.
+//! [--at-go]`. With `--own-place` for the directory it takes the user's own. With `--at-go` it joins when it is sent its
+//! first line. It ends when its standard input ends.
 
 #![expect(clippy::print_stdout, reason = "its output is its interface")]
 
@@ -23,7 +23,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let state_dir = arguments.next().ok_or("the state directory is missing")?;
     let mut at_go = false;
-    let mut builder = Session::builder("test").state_dir(state_dir);
+    let mut builder = Session::builder("test");
+    if state_dir != "--own-place" {
+        builder = builder.state_dir(state_dir);
+    }
     while let Some(argument) = arguments.next() {
         builder = match argument.as_str() {
             "--observer" => builder.observer(),
@@ -88,12 +91,16 @@ fn stand_for(other: &Value, program: &mut Program) {
 fn follow_group(session: &Session) {
     let mut watch = session.group().watch();
     std::thread::spawn(move || {
-        while let Ok(view) = watch.changed_blocking() {
+        let end = loop {
+            let view = match watch.changed_blocking() {
+                Ok(view) => view,
+                Err(error) => break error,
+            };
             let ready = view.heirs.iter().filter(|heir| heir.current && heir.kit.is_some()).count();
             let role = format!("{:?}", view.role);
             say(&json!({ "role": role, "members": view.members.len(), "ready_heirs": ready }));
-        }
-        say(&json!({ "dead": true }));
+        };
+        say(&json!({ "dead": true, "why": end.to_string() }));
     });
 }
 
@@ -125,6 +132,11 @@ fn follow_events_of(session: &Session) {
                     Event::LimitReached { limit } => say(&json!({ "limit": limit })),
                     Event::Fenced { epoch, .. } => say(&json!({ "fenced": epoch.0 })),
                     Event::SteppedDown { epoch } => say(&json!({ "stepped_down": epoch.0 })),
+                    Event::PeerRefused { .. }
+                    | Event::OwnerUnreachable { .. }
+                    | Event::JoinRefused { .. } => {
+                        say(&json!({ "warned": event.kind(), "text": event.to_string() }));
+                    }
                     _ => {}
                 }
             }
@@ -170,8 +182,9 @@ fn obey(session: &Session, command: &Value) -> Result<(), Box<dyn std::error::Er
         submit_on(session, prefix.to_owned(), command["callers"].as_u64().unwrap_or(1));
     } else if let Some(payload) = command["submit_once"].as_str() {
         let (session, payload) = (session.clone(), payload.to_owned());
+        let padding = command["padding"].as_u64().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
         on_thread(move || {
-            submit(&session, payload);
+            submit(&session, &payload, padding);
         });
     } else if let Some(place) = command["arm"].as_str() {
         let action = command["action"].as_str().unwrap_or("kill").parse()?;
@@ -280,7 +293,7 @@ fn submit_on(session: &Session, prefix: String, callers: u64) {
         let (session, prefix) = (session.clone(), prefix.clone());
         on_thread(move || {
             for n in 0_u64.. {
-                if !submit(&session, format!("{prefix}-{caller}-{n}")) {
+                if !submit(&session, &format!("{prefix}-{caller}-{n}"), 0) {
                     std::thread::park_timeout(Duration::from_millis(1));
                 }
             }
@@ -288,9 +301,9 @@ fn submit_on(session: &Session, prefix: String, callers: u64) {
     }
 }
 
-/// Says whether it was acknowledged.
-fn submit(session: &Session, payload: String) -> bool {
-    match block_on(session.submit_raw(payload.clone())) {
+/// Submits the payload, followed by so many `#`. Says whether it was acknowledged.
+fn submit(session: &Session, payload: &str, padding: usize) -> bool {
+    match block_on(session.submit_raw(format!("{payload}{}", "#".repeat(padding)))) {
         Ok(seq) => {
             say(&json!({ "acknowledged": payload, "seq": seq }));
             true

@@ -162,7 +162,8 @@ impl Follower {
 
     /// When [`Input::Deadline`] is due.
     pub fn deadline(&self) -> Option<Time> {
-        earliest(self.ack_due, if self.is_linked() { self.pending.retry_at() } else { None })
+        let retry = if self.is_linked() { self.pending.retry_at() } else { None };
+        earliest(earliest(self.ack_due, retry), self.pending.tell_at())
     }
 
     /// What Hello says: everything of the interest up to here is held.
@@ -427,6 +428,7 @@ impl Follower {
         if self.is_linked() {
             self.pending.retry(now, out);
         }
+        self.pending.tell(now, out);
     }
 
     /// Counts frames of a batch; acknowledges when enough came or somebody waits.

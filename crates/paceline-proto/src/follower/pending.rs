@@ -7,9 +7,9 @@ use bytes::Bytes;
 use super::Effect;
 use crate::{
     id::{MutationId, OpId, SessionId, Trace},
-    limits::{KEY_MAX, PENDING_BYTES, PENDING_MAX, SUBMIT_RETRY, VALUE_MAX},
+    limits::{KEY_MAX, PENDING_BYTES, PENDING_MAX, SUBMIT_PATIENCE, SUBMIT_RETRY, VALUE_MAX},
     message::{Answer, Ask, HeldOp, OpOutcome, Operation, Submit, SubmitOutcome, ToHub},
-    time::Time,
+    time::{Time, earliest},
 };
 
 #[derive(Debug)]
@@ -21,7 +21,10 @@ struct Op {
 
 #[derive(Debug)]
 struct Mutation {
-    token: u64,
+    /// Who waits for the outcome; none where it was told that it takes long.
+    token: Option<u64>,
+    /// What the owner first said when it did not store it, and when the caller is told.
+    delayed: Option<(Time, SubmitOutcome)>,
     hash: [u8; 16],
     payload: Bytes,
 }
@@ -46,6 +49,8 @@ pub(super) struct Pending {
     next_submit: u64,
     next_ask: u64,
     retry_at: Option<Time>,
+    /// When a caller is to be told, or earlier.
+    tell_at: Option<Time>,
 }
 
 impl Pending {
@@ -60,6 +65,7 @@ impl Pending {
             next_submit: 1,
             next_ask: 1,
             retry_at: None,
+            tell_at: None,
         }
     }
 
@@ -69,6 +75,11 @@ impl Pending {
 
     pub(super) fn retry_at(&self) -> Option<Time> {
         self.retry_at
+    }
+
+    /// When a caller has waited long enough for a submit that the owner cannot store.
+    pub(super) fn tell_at(&self) -> Option<Time> {
+        self.tell_at
     }
 
     fn is_full(&self, more: usize) -> bool {
@@ -117,7 +128,7 @@ impl Pending {
         let seq = self.next_submit;
         self.next_submit += 1;
         self.bytes += payload.len();
-        let mutation = Mutation { token, hash, payload };
+        let mutation = Mutation { token: Some(token), delayed: None, hash, payload };
         // While earlier ones wait for their retry this one would only be refused as a hole.
         if linked && self.retry_at.is_none() {
             out.push(self.send_submit(seq, &mutation));
@@ -186,6 +197,35 @@ impl Pending {
         }
     }
 
+    /// Answers those who wait for submits that the owner cannot store. The mutations are kept: a number that was given
+    /// must not be missing.
+    pub(super) fn tell(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if self.tell_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.tell_at = None;
+        for (seq, mutation) in &mut self.submits {
+            match &mutation.delayed {
+                Some((at, outcome)) if *at <= now => {
+                    let outcome = outcome.clone();
+                    mutation.delayed = None;
+                    if let Some(token) = mutation.token.take() {
+                        out.push(Effect::SubmitDone { token, seq: *seq, outcome });
+                    }
+                }
+                Some((at, _)) => self.tell_at = earliest(self.tell_at, Some(*at)),
+                None => {}
+            }
+        }
+    }
+
+    fn delayed(&mut self, now: Time, seq: u64, outcome: SubmitOutcome) {
+        if let Some(mutation) = self.submits.get_mut(&seq).filter(|mutation| mutation.token.is_some()) {
+            let (at, _) = mutation.delayed.get_or_insert((now + SUBMIT_PATIENCE, outcome));
+            self.tell_at = earliest(self.tell_at, Some(*at));
+        }
+    }
+
     pub(super) fn op_done(&mut self, id: OpId, outcome: OpOutcome, out: &mut Vec<Effect>) {
         if id.session != self.session {
             return;
@@ -208,8 +248,12 @@ impl Pending {
         }
         match outcome {
             // The next owner decides; it is sent again after its Welcome.
-            SubmitOutcome::Moved | SubmitOutcome::Unknown(_) => {}
-            SubmitOutcome::Busy => self.retry_at = Some(now + SUBMIT_RETRY),
+            SubmitOutcome::Moved => {}
+            SubmitOutcome::Unknown(_) => self.delayed(now, id.seq, outcome),
+            SubmitOutcome::Busy => {
+                self.retry_at = Some(now + SUBMIT_RETRY);
+                self.delayed(now, id.seq, outcome);
+            }
             // An earlier one was not taken and is sent again, this one after it.
             SubmitOutcome::Hole { expected } if self.submits.contains_key(&expected) => {
                 self.retry_at.get_or_insert(now + SUBMIT_RETRY);
@@ -217,7 +261,9 @@ impl Pending {
             SubmitOutcome::Acknowledged | SubmitOutcome::HashMismatch | SubmitOutcome::Hole { .. } => {
                 if let Some(mutation) = self.submits.remove(&id.seq) {
                     self.bytes -= mutation.payload.len();
-                    out.push(Effect::SubmitDone { token: mutation.token, seq: id.seq, outcome });
+                    if let Some(token) = mutation.token {
+                        out.push(Effect::SubmitDone { token, seq: id.seq, outcome });
+                    }
                 }
             }
         }
@@ -326,6 +372,34 @@ mod tests {
             out[..],
             [Effect::SubmitDone { token: 9, seq: 1, outcome: SubmitOutcome::Hole { .. } }]
         ));
+    }
+
+    #[test]
+    fn who_waits_for_a_store_that_cannot_be_written_is_told_why_and_the_mutation_is_kept() {
+        let (mut pending, mut out) = (pending(), Vec::new());
+        for token in [7, 8] {
+            pending.submit(token, [0; 16], Bytes::new(), true, &mut out);
+        }
+        out.clear();
+        let full = || SubmitOutcome::Unknown("the disk is full".to_owned());
+        pending.submit_done(Time(0), id(1), full(), &mut out);
+        pending.submit_done(Time(9), id(2), SubmitOutcome::Busy, &mut out);
+        pending.submit_done(Time(9), id(1), SubmitOutcome::Unknown("still".to_owned()), &mut out);
+        let told = pending.tell_at().unwrap();
+        assert_eq!(told, Time(0) + SUBMIT_PATIENCE);
+        pending.tell(Time(told.0 - 1), &mut out);
+        assert_eq!(out, []);
+        pending.tell(told, &mut out);
+        assert_eq!(out, [Effect::SubmitDone { token: 7, seq: 1, outcome: full() }]);
+        out.clear();
+        // The other one is stored in time.
+        pending.submit_done(told, id(2), SubmitOutcome::Acknowledged, &mut out);
+        assert_eq!(out, [Effect::SubmitDone { token: 8, seq: 2, outcome: SubmitOutcome::Acknowledged }]);
+        out.clear();
+        pending.reissue(&mut out);
+        assert_eq!(submits(&out), [1], "it is sent to the next owner");
+        pending.submit_done(told, id(1), SubmitOutcome::Acknowledged, &mut out);
+        assert_eq!((out.len(), pending.len()), (1, 0), "nobody waits for it any more");
     }
 
     #[test]
