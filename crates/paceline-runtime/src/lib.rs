@@ -23,6 +23,7 @@ mod signals;
 pub mod socket;
 mod thread;
 pub mod trace;
+mod unique;
 
 pub use death::{Death, End};
 pub use observe::{Blocked, EVENTS_KEPT, EventCursor, JoinState, Observer, level};
@@ -38,3 +39,4 @@ pub use thread::{CallError, Runtime, StartError};
 pub fn stand_for(schema: u32, min_reader: u32) -> bool {
     paceline_store::stand_for(paceline_store::Schema { writes: schema, min_reader })
 }
+pub use unique::unique;

@@ -33,6 +33,7 @@ use crate::{
     death::{Death, End},
     observe::Observer,
     trace::{Outcome, Record, Ring},
+    unique::unique,
 };
 
 /// Messages an actor's mailbox holds before `offer` is refused and `tell` reports the limit.
@@ -153,11 +154,7 @@ pub(crate) struct Io<'a, I> {
 impl<I: 'static> Io<'_, I> {
     /// The context for something that begins here: a trace of its own where the message belongs to none.
     pub(crate) fn cause(&self) -> Trace {
-        if self.trace.trace == 0 {
-            Trace { trace: uuid::Uuid::now_v7().as_u128(), ..self.trace }
-        } else {
-            self.trace
-        }
+        if self.trace.trace == 0 { Trace { trace: unique(), ..self.trace } } else { self.trace }
     }
 
     /// The context for what follows from something with a cause of its own that came inside this message.
@@ -209,7 +206,7 @@ impl Spans {
 impl<B: Business> Shell<B> {
     /// Starts the actor on the current arbiter.
     pub(crate) fn start(business: B, ring: Ring, death: Death, observer: Observer) -> Mail<B::Input> {
-        let seed = uuid::Uuid::now_v7().as_u64_pair().1;
+        let seed = uuid::Uuid::new_v4().as_u64_pair().1;
         let shell = Self {
             business,
             completions: FuturesUnordered::new(),

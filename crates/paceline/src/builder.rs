@@ -220,7 +220,7 @@ impl Builder {
         let label = if self.label.is_empty() { format!("pid {}", std::process::id()) } else { self.label };
         let program = self.program.unwrap_or_else(program);
         let identity = Identity {
-            session: SessionId(uuid::Uuid::now_v7().as_u128()),
+            session: SessionId(paceline_runtime::unique()),
             label,
             program,
             rank: self.rank,

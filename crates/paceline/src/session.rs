@@ -299,7 +299,7 @@ fn encode(value: &impl Serialize) -> Result<Bytes, Error> {
 
 /// A cause of its own for a caller's request.
 pub(crate) fn new_trace() -> Trace {
-    Trace { trace: uuid::Uuid::now_v7().as_u128(), span: 0 }
+    Trace { trace: paceline_runtime::unique(), span: 0 }
 }
 
 /// Runs a future on the calling thread.

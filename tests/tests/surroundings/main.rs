@@ -1,6 +1,7 @@
 //! Hostile and broken surroundings: what a user is told, that other sessions go on, and that nothing that was
 //! acknowledged is lost. `docs/SURROUNDINGS.md` lists them.
 
+mod clock;
 mod descriptors;
 mod directory;
 mod disk;

@@ -4,7 +4,7 @@ mod configured;
 mod doctor;
 mod looks;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use paceline::{QueryKey, Rank, SessionId, SessionInfo, Standing, Version};
 use serde::{Serialize, Serializer};
@@ -299,18 +299,25 @@ impl Instant {
 
     /// The time of the day in UTC, with milliseconds.
     pub fn time(self) -> String {
-        humantime::format_rfc3339_millis(self.0).to_string()[11..23].to_owned()
+        humantime::format_rfc3339_millis(self.shown()).to_string()[11..23].to_owned()
+    }
+
+    /// A wall clock may show any year; text has those from 1970 to 9999.
+    fn shown(self) -> SystemTime {
+        const LAST: Duration = Duration::from_secs(253_402_300_799);
+        let since = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        SystemTime::UNIX_EPOCH + since.min(LAST)
     }
 
     /// The same, with microseconds.
     pub fn time_fine(self) -> String {
-        humantime::format_rfc3339_micros(self.0).to_string()[11..26].to_owned()
+        humantime::format_rfc3339_micros(self.shown()).to_string()[11..26].to_owned()
     }
 }
 
 impl Serialize for Instant {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_rfc3339_millis(self.0))
+        serializer.collect_str(&humantime::format_rfc3339_millis(self.shown()))
     }
 }
 
@@ -382,5 +389,20 @@ mod tests {
             assert_eq!(spell(&key), spelled);
             assert_eq!(spelled.parse::<QueryKey>().unwrap(), key);
         }
+    }
+
+    #[test]
+    fn whatever_the_wall_clock_shows_can_be_written() {
+        let at = |seconds: i64| {
+            let by = Duration::from_secs(seconds.unsigned_abs());
+            let epoch = SystemTime::UNIX_EPOCH;
+            Instant(if seconds < 0 { epoch - by } else { epoch + by })
+        };
+        let text = |at: Instant| serde_json::to_value(at).unwrap();
+        assert_eq!(text(at(-1)), "1970-01-01T00:00:00.000Z");
+        assert_eq!(text(at(1)), "1970-01-01T00:00:01.000Z");
+        assert_eq!(text(at(253_402_300_799)), "9999-12-31T23:59:59.000Z");
+        assert_eq!(text(at(253_402_300_800)), "9999-12-31T23:59:59.000Z");
+        assert_eq!(at(-1).time_fine(), "00:00:00.000000");
     }
 }
