@@ -9,10 +9,15 @@ use crate::{
     seqs::Seqs,
 };
 
-/// Numbers of operations, of as many sessions as a group may have; the longest idle ones are forgotten first.
+/// Runs of all sessions together, so that they fit into one message.
+const RUNS_MAX: usize = 32 * SESSIONS_MAX;
+
+/// Numbers of operations, of as many sessions as a group may have; the longest idle ones are forgotten first. Where the runs
+/// are too many, the session with the most has its oldest hole closed.
 #[derive(Debug, Default)]
 pub(crate) struct KnownOps {
     sessions: BTreeMap<SessionId, (Mark, Seqs)>,
+    runs: usize,
 }
 
 impl KnownOps {
@@ -20,11 +25,21 @@ impl KnownOps {
         if !self.sessions.contains_key(&session) && self.sessions.len() >= SESSIONS_MAX {
             let idle =
                 self.sessions.iter().min_by_key(|(_, (latest, _))| *latest).map(|(session, _)| *session);
-            idle.map(|session| self.sessions.remove(&session));
+            if let Some((_, forgotten)) = idle.and_then(|session| self.sessions.remove(&session)) {
+                self.runs -= forgotten.runs().len();
+            }
         }
         let (latest, seqs) = self.sessions.entry(session).or_default();
         *latest = mark.max(*latest);
+        self.runs -= seqs.runs().len();
         seqs.insert_run(first, last);
+        self.runs += seqs.runs().len();
+        while self.runs > RUNS_MAX
+            && let Some((_, fullest)) = self.sessions.values_mut().max_by_key(|(_, seqs)| seqs.runs().len())
+        {
+            fullest.close_oldest_hole();
+            self.runs -= 1;
+        }
     }
 
     pub(crate) fn note_applied(&mut self, applied: &[Applied], mark: Mark) {
@@ -37,7 +52,9 @@ impl KnownOps {
 
     fn remove(&mut self, id: OpId) {
         if let Some((_, seqs)) = self.sessions.get_mut(&id.session) {
+            self.runs -= seqs.runs().len();
             seqs.remove(id.seq);
+            self.runs += seqs.runs().len();
         }
     }
 
@@ -218,6 +235,29 @@ mod tests {
         ops.insert(mark(all + 1), set(7, all + 1));
         assert_eq!(ops.iter().count(), RING_FRAMES);
         assert!(ops.knows(OpId { session: SessionId(7), seq: 1 }));
+    }
+
+    #[test]
+    fn runs_of_all_sessions_are_bounded_where_they_are_most() {
+        let mut known = KnownOps::default();
+        let note = |known: &mut KnownOps, session, seq| known.note(SessionId(session), seq, seq, mark(1));
+        (0..SESSIONS_MAX as u128 - 1)
+            .for_each(|session| (0..32).for_each(|n| note(&mut known, session, 2 * n)));
+        let last = SESSIONS_MAX as u128;
+        (0..32).for_each(|n| note(&mut known, last, 2 * n));
+        let has = |known: &KnownOps, seq| known.has(OpId { session: SessionId(last), seq });
+        assert!(!has(&known, 1));
+        note(&mut known, last, 100);
+        assert!(has(&known, 1) && !has(&known, 3));
+        assert_eq!(known.runs, RUNS_MAX);
+        assert_eq!(known.sessions.values().map(|(_, seqs)| seqs.runs().len()).sum::<usize>(), RUNS_MAX);
+    }
+
+    #[test]
+    fn operations_that_come_key_by_key_are_not_taken_for_others() {
+        let mut ops = KeptOps::default();
+        (0..100).for_each(|n| ops.insert(mark(n + 1), set(7, 2 * n)));
+        assert!((0..100).all(|n| !ops.knows(OpId { session: SessionId(7), seq: 2 * n + 1 })));
     }
 
     #[test]

@@ -269,8 +269,12 @@ impl Rings {
         for thin in &self.thin {
             floors.insert(thin.channel.clone(), Floor::After(thin.upto.clone()));
         }
+        // Below its floor a ring holds nothing by which anybody could be placed.
+        let is_thin = |kept: &Kept| {
+            self.thin.iter().any(|thin| thin.channel == *kept.channel() && kept.is_behind(&thin.upto))
+        };
         let mut above = Vec::new();
-        for kept in self.iter() {
+        for kept in self.iter().filter(|kept| !is_thin(kept)) {
             match kept {
                 kept if kept.mark() > stable => above.push(kept.clone()),
                 Kept::Event(event) => {
@@ -415,6 +419,15 @@ mod tests {
         assert!(!only("other", 4));
         assert!(only("other", 8));
         assert_eq!(tail(&rings, 4, 0), None);
+    }
+
+    #[test]
+    fn an_heir_gets_nothing_of_a_stretch_of_some_streams() {
+        let mut rings = rings();
+        rings.add_thin(channel(), seq(8), ["s".into()].into());
+        let (kept, floors) = rings.above(mark(0));
+        assert_eq!(kept, [event(9)]);
+        assert_eq!(floors, [(channel(), Some(seq(8)))]);
     }
 
     #[test]

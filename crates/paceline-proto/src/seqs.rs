@@ -1,8 +1,9 @@
 //! A set of sequence numbers that stays small: ascending runs, mostly one.
 
-/// Runs kept per session. A run ends only where an operation changed nothing (a lost compare-and-set, a patch that did
-/// not fit) or was lost with its owner; beyond this many the oldest hole is taken for applied.
-const RUNS_MAX: usize = 32;
+/// Runs of one set. A run ends where an operation changed nothing (a lost compare-and-set, a patch that did not fit), was
+/// lost with its owner, or is not here yet: a new owner gets them key by key. Beyond this many the oldest hole is taken
+/// for applied.
+const RUNS_MAX: usize = 1024;
 
 /// Sequence numbers as ascending, disjoint, inclusive runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +38,12 @@ impl Seqs {
             self.runs.insert(at, (first, last));
         }
         if self.runs.len() > RUNS_MAX {
+            self.close_oldest_hole();
+        }
+    }
+
+    pub(crate) fn close_oldest_hole(&mut self) {
+        if self.runs.len() > 1 {
             let first = self.runs.remove(0).0;
             self.runs[0].0 = first;
         }
@@ -105,7 +112,7 @@ mod tests {
         let mut set = of(&full);
         assert_eq!(set.runs().len(), RUNS_MAX);
         assert!(!set.contains(1));
-        set.insert(1000);
+        set.insert(4 * RUNS_MAX as u64);
         assert_eq!(set.runs().len(), RUNS_MAX);
         assert!(set.contains(1));
         assert!(!set.contains(3));

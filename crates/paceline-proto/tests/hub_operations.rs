@@ -541,3 +541,25 @@ fn an_archive_is_held_until_a_current_heir_has_it() {
         |net: &Net, id: u64| net.nodes[&id].follower.carry().held.iter().any(|held| held.key == key("aside"));
     assert_eq!((2..=4).filter(|id| held(&net, *id)).count(), paceline_proto::limits::HEIRS);
 }
+
+#[test]
+fn an_answer_that_got_lost_while_draining_does_not_make_an_operation_held() {
+    let mut net = Net::group(resumable(), 1);
+    net.add(2);
+    net.node(2).rank = Rank::Observer;
+    net.join(2);
+    net.rest();
+    net.node(2).deaf = true;
+    let token = net.set_op(2, "aside", "1");
+    net.flow();
+    net.hub_in(hub::Input::Drain { to: session(2) });
+    net.drop_down(2);
+    net.cut(2);
+    net.node(2).deaf = false;
+    net.link(2);
+    net.rest();
+    assert_eq!(net.outcome(2, token), None);
+    net.hub_in(hub::Input::Resume);
+    net.rest();
+    assert!(matches!(net.outcome(2, token), Some(OpOutcome::Applied { volatile: true, .. })));
+}

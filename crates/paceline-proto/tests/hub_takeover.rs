@@ -769,3 +769,25 @@ fn a_reconnect_that_loses_messages_shows_a_gap_and_one_that_loses_none_does_not(
     net.rest();
     assert_eq!(net.delivered(2), ["1", "2", "gap", "4"]);
 }
+
+#[test]
+fn what_an_older_connection_sends_after_a_step_back_is_left_to_the_new_one() {
+    let mut net = Net::group(resumable(), 2);
+    net.publish_events(3);
+    net.rest();
+    net.add(9);
+    net.kill_owner();
+    net.take_over_knowing(9, None);
+    net.pass(OFFER_WAIT);
+    assert_eq!(net.feed.opens.last(), Some(&None), "nobody has offered");
+    net.feed.eager = false;
+    // The survivor stands at 3, the channel goes back there; a message of the connection from now on is on its way.
+    net.link(2);
+    net.flow();
+    assert_eq!(net.feed.opens.last(), Some(&Some(seq(3))));
+    net.publish_events(2);
+    net.feed_answer();
+    net.rest();
+    assert_eq!(net.delivered_from(2, 1), [1, 2, 3, 4, 5]);
+    assert!(net.nodes[&2].gaps.is_empty());
+}

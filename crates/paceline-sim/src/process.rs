@@ -216,7 +216,7 @@ pub(crate) struct Outbox {
     pub known: BTreeMap<MutationId, Hash>,
     pub high: BTreeMap<SessionId, u64>,
     /// Kits of reigns that ended while a task had the database.
-    pub ended: Vec<Kit>,
+    pub ended: Vec<(Epoch, Kit)>,
 }
 
 /// One upstream channel of the owner.

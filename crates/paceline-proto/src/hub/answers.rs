@@ -95,6 +95,8 @@ impl Hub {
         if let Some(why) = does_not_fit(&op.operation) {
             self.op_done(session, op.id, OpOutcome::Rejected(why), out);
         } else if self.drain.is_some() || self.must_wait(&op) {
+            // Asked again, so the answer it was given got lost.
+            self.answers.set(op.id, Told::Waiting);
             self.hold_back(slot, HeldBack { link, op, trace }, out);
         } else {
             self.take_op(session, op, trace, out);
@@ -160,8 +162,8 @@ impl Hub {
                 return;
             }
         }
-        let stable = mark <= self.members.stable();
-        self.op_applied(session, id, mark, held.is_none() && !stable, out);
+        // What is stable was acknowledged by everybody, and held by those who follow its key.
+        self.op_applied(session, id, mark, held.is_none(), out);
     }
 
     /// Applies an operation and queues its frame.

@@ -45,6 +45,8 @@ pub(super) struct ChannelState {
     pub(super) opened: bool,
     /// Asked for and not answered: messages still come from an older connection.
     pub(super) opening: Option<Option<Position>>,
+    /// `position` went back: what the connection before the one asked for still sends does not join on.
+    pub(super) stepped_back: bool,
     /// How far the replay under way has come.
     pub(super) replaying: Option<Position>,
     /// A gap was declared and nothing published since.
@@ -82,6 +84,7 @@ impl ChannelState {
             moved_at: Offset::ZERO,
             opened: false,
             opening: None,
+            stepped_back: false,
             replaying: None,
             broken: false,
             local: 0,
@@ -195,6 +198,10 @@ impl Hub {
             // An upstream that numbers its messages sent one without a number.
             None => return self.publish_loose(channel, changes, true, trace, out),
         };
+        if state.stepped_back {
+            // It is repeated.
+            return;
+        }
         match self.relation(channel, &at) {
             Relation::Replay => self.publish_again(channel, &at, changes, trace, out),
             relation => self.publish_new(channel, at, relation, changes, trace, out),
@@ -333,6 +340,7 @@ impl Hub {
     pub(super) fn channel_opened(&mut self, channel: &Channel, resumed: bool, out: &mut Vec<Effect>) {
         let Some(state) = self.channels.get_mut(channel) else { return };
         state.opened = true;
+        state.stepped_back = false;
         let asked = state.opening.take().flatten();
         if state.mode != Mode::Flowing {
             state.reconnected |= !resumed && !state.buffer.is_empty();

@@ -390,10 +390,14 @@ impl Hub {
     fn rewind_to_first(&mut self, channel: &Channel, at: Position, out: &mut Vec<Effect>) {
         if let Some(state) = self.channels.get_mut(channel) {
             state.position = Some(at.clone());
+            state.stepped_back = state.opened;
+            state.broken = false;
             state.applied_from = Some(at.clone());
             state.applied_upto = Some(at.clone());
             state.moved_at = self.log.end().next();
             self.rings.set_floor(channel.clone(), crate::ring::Floor::After(at.clone()));
+            // What those missed who waited for the first message ends here; nobody who stands here missed anything.
+            self.rings.close_gap(channel, at.clone());
         }
         self.rewind(channel, &at, out);
     }

@@ -160,9 +160,15 @@ impl Link {
         ack_now: bool,
         context: &Context<'_>,
     ) -> Part {
-        let positions = if upto == context.end {
+        let private = self.queue.iter().any(|item| matches!(item, Item::Frame { .. }));
+        let positions = if upto == context.end && !private {
             self.moved(context)
         } else {
+            if upto == context.end {
+                // A gap of its own comes behind everything, and would be taken for known to who was told the position.
+                let later = self.moved(context);
+                self.forced.extend(later.into_iter().map(|(channel, _)| channel));
+            }
             // In the middle of the queue: where its own events stand, which may be less than the channels did then.
             let events = frames.iter().filter(|shared| matches!(shared.frame.body, Body::Event { .. }));
             let at: BTreeMap<_, _> = events.filter_map(|shared| shared.frame.origin.clone()).collect();

@@ -46,7 +46,7 @@ impl World {
                 if let Some(kit) = outbox.kit.take() {
                     if outbox.away {
                         // The lock is released last: a commit under way still holds the database.
-                        outbox.ended.push(kit);
+                        outbox.ended.push((epoch, kit));
                     } else {
                         self.release_kit(&kit);
                     }
@@ -193,7 +193,7 @@ impl World {
             self.mail_election(pid, Input::Adopted { epoch, result });
             self.maybe_collect(pid, epoch);
         }
-        self.task_ended(pid);
+        self.task_ended(pid, epoch);
     }
 
     /// A run is shorter than the election's interval of collections: an owner that has adopted may collect at any time.
@@ -203,10 +203,13 @@ impl World {
         }
     }
 
-    fn task_ended(&mut self, pid: Pid) {
+    /// A task of a reign ended; that reign may be over, and another one under way.
+    fn task_ended(&mut self, pid: Pid, epoch: Epoch) {
         let Some(process) = self.live(pid) else { return };
-        process.outbox.away = false;
-        for kit in std::mem::take(&mut process.outbox.ended) {
+        let outbox = &mut process.outbox;
+        outbox.away &= outbox.epoch != epoch;
+        let ended = outbox.ended.extract_if(.., |(of, _)| *of == epoch).collect::<Vec<_>>();
+        for (_, kit) in ended {
             self.release_kit(&kit);
         }
         self.mail_outbox(pid, OutboxMail::TaskEnded);
@@ -296,7 +299,7 @@ impl World {
             pid,
             Input::StoreFailed { epoch: commit.epoch, why: "the write failed".to_owned() },
         );
-        self.task_ended(pid);
+        self.task_ended(pid, commit.epoch);
     }
 
     fn committed(&mut self, pid: Pid, commit: Commit) {
@@ -323,13 +326,15 @@ impl World {
         }
         self.mail_hub(pid, Some(commit.epoch), hub::Input::Stored(outcomes));
         if !commit.check.unfenced {
-            if let Some(process) = self.live(pid) {
+            if let Some(process) = self.live(pid)
+                && process.outbox.epoch == commit.epoch
+            {
                 process.outbox.ready = false;
             }
             let why = "found after a commit".to_owned();
             self.mail_election(pid, Input::Fenced { epoch: commit.epoch, why });
         }
-        self.task_ended(pid);
+        self.task_ended(pid, commit.epoch);
     }
 
     fn maybe_fold(&mut self, pid: Pid) {
@@ -394,7 +399,7 @@ impl World {
                     self.counters.add("predecessor_removed");
                     self.tell(&Fact::StoresChanged);
                 }
-                self.task_ended(pid);
+                self.task_ended(pid, Epoch(fold.check.epoch));
                 None
             }
         }
