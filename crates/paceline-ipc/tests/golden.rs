@@ -302,7 +302,7 @@ fn to_session() -> Vec<ToSession> {
         ToSession::Snapshot(Snapshot {
             held: vec![held()],
             events: vec![event()],
-            gaps: vec![gap(GapCause::Upstream)],
+            gaps: vec![(MARK, gap(GapCause::Upstream))],
             ops: vec![(MARK, set())],
             connections: vec![connection(ConnectionState::Live)],
             states: vec![(key(), query(FetchStatus::Idle))],

@@ -738,8 +738,8 @@ pub struct Snapshot {
     pub held: Vec<Held>,
     /// Tails of event streams that the session has not seen, in order.
     pub events: Vec<HeldEvent>,
-    /// Gaps that lie in those tails; those of one chunk come before its events.
-    pub gaps: Vec<Gap>,
+    /// Gaps that lie in those tails, with the frames that showed them first; those of one chunk come before its events.
+    pub gaps: Vec<(Mark, Gap)>,
     /// Volatile operations known (full to heirs).
     pub ops: Vec<(Mark, HeldOp)>,
     /// Upstream connections.

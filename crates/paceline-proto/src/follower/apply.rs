@@ -338,11 +338,11 @@ impl Follower {
         for held in chunk.held {
             self.install(held, at, out);
         }
-        for gap in chunk.gaps {
+        for (mark, gap) in chunk.gaps {
             if complete {
-                self.rings.push(Kept::Gap { mark: at, gap }, now);
+                self.rings.push(Kept::Gap { mark, gap }, now);
             } else {
-                self.gap(now, gap, at, true, out);
+                self.gap(now, gap, mark, true, out);
             }
         }
         for event in chunk.events {

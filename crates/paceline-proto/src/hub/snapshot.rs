@@ -105,7 +105,7 @@ impl Job {
             }
             match self.kept.pop_front() {
                 Some(Kept::Event(event)) => chunk.events.push(event),
-                Some(Kept::Gap { gap, .. }) => chunk.gaps.push(gap),
+                Some(Kept::Gap { mark, gap }) => chunk.gaps.push((mark, gap)),
                 None => {}
             }
         }
