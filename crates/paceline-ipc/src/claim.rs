@@ -245,7 +245,11 @@ pub(crate) fn for_people(text: &str) -> String {
     text.chars().take(TEXT_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// A name of one file, as this program gives them: without a line's end, which the text of a claim could not hold.
 fn is_plain_name(name: &str) -> bool {
+    if name.contains(char::is_control) {
+        return false;
+    }
     let mut parts = Path::new(name).components();
     matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name)
 }
