@@ -308,3 +308,19 @@ fn a_question_for_the_engine_is_answered_by_it_and_asked_again_of_the_next() {
     net.flow();
     assert_eq!(net.node(3).answers, [(token, answer)]);
 }
+
+#[test]
+fn that_a_query_is_stale_is_shown_of_a_value_without_a_mark() {
+    let mut net = Net::group(resumable(), 2);
+    let stale = QueryState { stale: true, ..QueryState::default() };
+    show(&mut net, stale.clone());
+    assert!(!state(&mut net, 2).stale, "there is no value");
+    install(&mut net, "1", Version::None);
+    show(&mut net, stale.clone());
+    assert!(state(&mut net, 2).stale);
+    show(&mut net, QueryState::default());
+    net.op(1, Operation::Invalidate { key: key("k"), exact: true });
+    net.flow();
+    show(&mut net, stale);
+    assert!(!state(&mut net, 2).stale, "the mark says so already");
+}

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use paceline_proto::{
     event::Event,
-    fetch::{Declared, QueryState},
+    fetch::Declared,
     hub::{Hub, QueryFact, QueryWish, Writer},
     id::{Key, LinkId, SessionId, Trace},
     message::{Answer, Ask},
@@ -28,8 +28,6 @@ pub(crate) struct Queries {
     last_ask: u64,
     /// What sessions ask of keys, known before or after they subscribe.
     options: BTreeMap<(SessionId, Key), Options>,
-    /// States that say that a value is stale by the rules: the hub shows that of a value, and only there.
-    stale: BTreeMap<Key, QueryState>,
     effects: Vec<Effect>,
 }
 
@@ -79,7 +77,6 @@ impl Queries {
             asked: BTreeMap::new(),
             last_ask: 0,
             options: BTreeMap::new(),
-            stale: BTreeMap::new(),
             effects: Vec::new(),
         }
     }
@@ -98,16 +95,11 @@ impl Queries {
     /// Takes a fact of the hub.
     pub(crate) fn take(&mut self, now: Time, fact: QueryFact, out: &mut Output) {
         let mut inputs = VecDeque::new();
-        let changed = if let QueryFact::Changed { key, .. } = &fact { Some(key.clone()) } else { None };
         self.inputs(fact, &mut inputs, out);
         for input in inputs {
             self.engine.handle(now, input, &mut self.effects);
         }
         self.carry_out(now, out);
-        if let Some((key, state)) = changed.and_then(|key| self.stale.get_key_value(&key)) {
-            // It was stale before it had a value, or a mark took that part.
-            out.wishes.push(QueryWish::Show { key: key.clone(), state: state.clone() });
-        }
     }
 
     fn inputs(&mut self, fact: QueryFact, inputs: &mut VecDeque<Input>, out: &mut Output) {
@@ -232,18 +224,8 @@ impl Queries {
                 }
                 Effect::Touch { key, trace } => QueryWish::Touch { key, trace },
                 Effect::Mark { keys, trace } => QueryWish::Mark { keys, trace },
-                Effect::Show { key, state } => {
-                    if state.stale {
-                        self.stale.insert(key.clone(), state.clone());
-                    } else {
-                        self.stale.remove(&key);
-                    }
-                    QueryWish::Show { key, state }
-                }
-                Effect::Remove { key } => {
-                    self.stale.remove(&key);
-                    QueryWish::Remove { key }
-                }
+                Effect::Show { key, state } => QueryWish::Show { key, state },
+                Effect::Remove { key } => QueryWish::Remove { key },
                 Effect::Answer { id, answer } => {
                     let Some(Asker { link, id, .. }) = self.asked.remove(&id) else { continue };
                     QueryWish::Answer { link, id, answer: to_wire(answer) }

@@ -346,6 +346,10 @@ impl Engine {
             query.marked = None;
         }
         query.fetched = cause == Cause::Fetch;
+        if query.shown.as_ref().is_some_and(|shown| shown.stale) {
+            // The hub shows that of a value without a mark only, and there may have been none.
+            query.shown = None;
+        }
         query.pace.changed();
         if query.fetched && query.keep_until == Time::NEVER {
             // It can be fetched again from here on.

@@ -199,3 +199,16 @@ fn q1_the_longest_gc_time_of_those_who_looked_counts() {
     world.pass(ms(1));
     assert_eq!(world.held("a"), None);
 }
+
+#[test]
+fn q9_what_was_stale_before_it_had_a_value_is_said_again_with_the_value() {
+    let always = Resource { stale: Some(Staleness::Always), ..resource("a") };
+    let mut world = World::new([always]);
+    world.online(false);
+    world.observe(A, "a");
+    let said = |world: &World| world.shows[&key("a")];
+    let before = said(&world);
+    // The state is the same; who shows it takes staleness for that of a value, and there was none.
+    world.set("a", "1");
+    assert_eq!((said(&world), world.is_stale("a")), (before + 1, true));
+}
