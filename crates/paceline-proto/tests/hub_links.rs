@@ -620,3 +620,20 @@ fn pings_pass_with_the_members_filled_in() {
     }
     let _ = PING_INTERVAL;
 }
+
+#[test]
+fn a_gap_in_a_snapshot_keeps_the_frame_that_showed_it_first() {
+    let mut alone = Alone::new();
+    let first = Mark::new(Epoch(1), Offset(3));
+    let gap = Gap { channel: FEED.into(), after: None, upto: None, why: GapCause::Upstream };
+    let ToSession::Snapshot(snapshot) = snapshot(10, vec![]) else { panic!("no snapshot") };
+    alone.message(ToSession::Snapshot(Snapshot { gaps: vec![(first, gap)], ..snapshot }));
+    let marks: Vec<Mark> = alone
+        .follower
+        .carry()
+        .kept
+        .into_iter()
+        .filter_map(|kept| if let hub::Kept::Gap { mark, .. } = kept { Some(mark) } else { None })
+        .collect();
+    assert_eq!(marks, [first], "who follows since then saw it");
+}

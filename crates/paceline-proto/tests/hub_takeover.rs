@@ -8,7 +8,7 @@ use std::time::Duration;
 use hub_net::*;
 use paceline_proto::{
     event::Event,
-    hub,
+    follower, hub,
     id::*,
     limits::{MEMBER_SILENCE, OFFER_WAIT},
     message::*,
@@ -790,4 +790,51 @@ fn what_an_older_connection_sends_after_a_step_back_is_left_to_the_new_one() {
     net.rest();
     assert_eq!(net.delivered_from(2, 1), [1, 2, 3, 4, 5]);
     assert!(net.nodes[&2].gaps.is_empty());
+}
+
+#[test]
+fn an_old_gap_is_not_shown_to_who_stands_where_the_upstream_can_resume() {
+    let mut net = begun(resumable(), 3);
+    net.publish_events(4);
+    net.rest();
+    net.kill_owner();
+    // An heir of another line of owners, which holds all there is: a gap, and nothing after it.
+    net.add(9);
+    let welcome = Welcome {
+        epoch: Epoch(2),
+        proto: 1,
+        owner: session(8),
+        adopting: false,
+        offer_since: None,
+        positions: vec![],
+        features: paceline_proto::program::Features::NONE,
+        more: Default::default(),
+    };
+    let gap = Gap { channel: FEED.into(), after: None, upto: None, why: GapCause::Upstream };
+    let end =
+        SnapshotEnd { upto: Offset(4), positions: vec![], complete: true, rings: vec![], applied: vec![] };
+    let gaps = vec![(Mark::new(Epoch(2), Offset(2)), gap)];
+    net.follower_in(9, follower::Input::SubscribeStream(LABELS.into()));
+    net.follower_in(9, follower::Input::Linked(welcome));
+    net.follower_in(9, follower::Input::Message(ToSession::Appointed));
+    let snapshot = Snapshot { gaps, end: Some(end), ..Snapshot::default() };
+    net.follower_in(9, follower::Input::Message(ToSession::Snapshot(snapshot)));
+    net.follower_in(9, follower::Input::LinkLost);
+    net.epoch = 2;
+    let member = |id: u64| Member { session: session(id), label: String::new(), pid: 0, joined: true };
+    net.take_over_knowing(9, Some(vec![member(2), member(3), member(9)]));
+    net.flow();
+    net.join(2);
+    assert_eq!(net.node(2).gaps, [], "the channel is opened where it stands, once session 3 offered as well");
+    net.join(3);
+    net.rest();
+    net.publish_event();
+    net.rest();
+    for id in [2, 3] {
+        assert_eq!(
+            (net.node(id).gaps.clone(), net.delivered_from(id, 1)),
+            (vec![], all(1, 6)),
+            "session {id}"
+        );
+    }
 }

@@ -299,12 +299,16 @@ impl Hub {
         };
         let covered = link.offer.get(channel).map(|offer| offer.covered.clone());
         let Some(position) = state.position.clone() else {
-            // It began at "now" and nothing came yet: whoever followed it before knows better.
-            if let Some(at) =
-                covered.as_ref().filter(|at| state.mode == Mode::Flowing && state.resumes_at(at))
-            {
-                self.rewind_to_first(channel, at.clone(), out);
-                return Vec::new();
+            let resumable = covered.as_ref().filter(|at| state.resumes_at(at));
+            match (resumable, state.mode) {
+                // It began at "now" and nothing came yet: whoever followed it before knows better.
+                (Some(at), Mode::Flowing) => {
+                    self.rewind_to_first(channel, at.clone(), out);
+                    return Vec::new();
+                }
+                // It is opened there, or further back, once the offers are in: the upstream repeats what is behind.
+                (Some(_), Mode::Waiting) => return Vec::new(),
+                (Some(_), Mode::Collecting) | (None, _) => {}
             }
             let gaps = self.unseen_gaps(channel, link.last);
             let waited = covered.as_ref().is_some_and(|at| *at == Position::START);
