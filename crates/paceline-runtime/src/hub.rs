@@ -250,6 +250,7 @@ impl HubBusiness {
         });
         io.complete(accept(epoch, begin.listener));
         self.carry_out(io);
+        self.engage(io);
     }
 
     fn end(&mut self, epoch: Epoch, close: bool, io: &mut Io<'_, HubIn>) {

@@ -1,10 +1,9 @@
 //! The query engine of a reign, between hub and sessions: facts of the hub go in, wishes come out.
 //!
 //! It has no mailbox of its own: a decision about a fetch must see the same order of values, invalidations and operations
-//! as the hub does, and a mailbox between them would let a response slip in front of an invalidation. Its parts leave
-//! records in the trace ring under their own names.
+//! as the hub does, and a mailbox between them would let a response slip in front of an invalidation.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use paceline_proto::{
     event::Event,
@@ -94,7 +93,7 @@ impl Queries {
 
     /// Takes a fact of the hub.
     pub(crate) fn take(&mut self, now: Time, fact: QueryFact, out: &mut Output) {
-        let mut inputs = VecDeque::new();
+        let mut inputs = Vec::new();
         self.inputs(fact, &mut inputs, out);
         for input in inputs {
             self.engine.handle(now, input, &mut self.effects);
@@ -102,12 +101,12 @@ impl Queries {
         self.carry_out(now, out);
     }
 
-    fn inputs(&mut self, fact: QueryFact, inputs: &mut VecDeque<Input>, out: &mut Output) {
+    fn inputs(&mut self, fact: QueryFact, inputs: &mut Vec<Input>, out: &mut Output) {
         match fact {
             QueryFact::Began => {}
             QueryFact::Observed { session, key } => {
                 let options = self.options.get(&(session, key.clone())).copied().unwrap_or_default();
-                inputs.push_back(Input::Observed { session, key, options });
+                inputs.push(Input::Observed { session, key, options });
             }
             QueryFact::Options { session, key, options } => {
                 let read =
@@ -115,14 +114,14 @@ impl Queries {
                 match read {
                     Ok(options) => {
                         self.options.insert((session, key.clone()), options);
-                        inputs.push_back(Input::Observed { session, key, options });
+                        inputs.push(Input::Observed { session, key, options });
                     }
                     Err(error) => out.events.push(refused(session, &error.to_string())),
                 }
             }
             QueryFact::Unobserved { session, key } => {
                 self.options.remove(&(session, key.clone()));
-                inputs.push_back(Input::Unobserved { session, key });
+                inputs.push(Input::Unobserved { session, key });
             }
             QueryFact::Presence { session, presence } => {
                 if presence.is_none() {
@@ -130,13 +129,13 @@ impl Queries {
                     self.asked.retain(|_, asker| asker.session != session);
                     self.options.retain(|(of, _), _| *of != session);
                 }
-                inputs.push_back(Input::Presence { session, presence });
+                inputs.push(Input::Presence { session, presence });
             }
             QueryFact::Declared { session, resources } => {
                 for Declared { name, rules, fetches } in resources {
                     match Resource::from_bytes(&rules) {
                         Ok(resource) if resource.name == name => {
-                            inputs.push_back(Input::Declared { session, resource: resource.into(), fetches });
+                            inputs.push(Input::Declared { session, resource: resource.into(), fetches });
                         }
                         Ok(resource) => {
                             let why = format!(
@@ -157,23 +156,23 @@ impl Queries {
                     Writer::Push { versioned } => Cause::Push { versioned },
                     Writer::Write => Cause::Write,
                 };
-                inputs.push_back(Input::Changed { key, value, at, cause });
+                inputs.push(Input::Changed { key, value, at, cause });
             }
-            QueryFact::Removed { key } => inputs.push_back(Input::Removed { key }),
+            QueryFact::Removed { key } => inputs.push(Input::Removed { key }),
             QueryFact::Invalidated { key, exact, trace } => {
                 let refetch = engine::RefetchType::Active;
-                inputs.push_back(Input::Invalidated { key, exact, refetch, trace });
+                inputs.push(Input::Invalidated { key, exact, refetch, trace });
             }
             QueryFact::Asked { link, id, session, ask, trace } => {
                 if let Some(ask) = self.question(link, id, ask, trace, inputs, out) {
                     self.last_ask += 1;
                     let asked = AskId(self.last_ask);
                     self.asked.insert(asked, Asker { session, link, id });
-                    inputs.push_back(Input::Ask { id: asked, session, ask, trace });
+                    inputs.push(Input::Ask { id: asked, session, ask, trace });
                 }
             }
             QueryFact::Fetched { session, id, outcome } => {
-                inputs.push_back(Input::Fetched { id, session, outcome });
+                inputs.push(Input::Fetched { id, session, outcome });
             }
         }
     }
@@ -185,7 +184,7 @@ impl Queries {
         id: u64,
         ask: Ask,
         trace: Trace,
-        inputs: &mut VecDeque<Input>,
+        inputs: &mut Vec<Input>,
         out: &mut Output,
     ) -> Option<engine::Ask> {
         let answer = match ask {
@@ -195,11 +194,11 @@ impl Queries {
             }
             Ask::Preview { key, exact } => return Some(engine::Ask::Preview { key, exact }),
             Ask::InvalidateTag { tag, refetch } => {
-                inputs.push_back(Input::TagInvalidated { tag, refetch, trace });
+                inputs.push(Input::TagInvalidated { tag, refetch, trace });
                 Answer::Done
             }
             Ask::Online(online) => {
-                inputs.push_back(Input::Online(online));
+                inputs.push(Input::Online(online));
                 Answer::Done
             }
             Ask::Promote(_)
