@@ -1,5 +1,7 @@
 //! Support for the scenario tests: real session processes that a test starts, steers, stops and kills.
 
+pub mod event_source;
+
 use std::{
     collections::VecDeque,
     io::{BufRead, BufReader, Write},

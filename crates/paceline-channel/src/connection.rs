@@ -10,7 +10,6 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use paceline_proto::{
     connection::{Connection as Shown, ConnectionState},
-    hub::Resume,
     id::Position,
     time::{Time, earliest},
 };
@@ -18,13 +17,14 @@ use serde_json::Value;
 
 use crate::{
     backoff::Backoff,
-    protocol::{Channels, CloseAction, CloseInfo, ConnectRequest, Frame, Out, Outgoing, Protocol},
+    protocol::{
+        Call, Channels, ClientEvent, CloseAction, CloseInfo, ConnectRequest, Frame, Head, Out, Outgoing,
+        Protocol, TOO_LONG,
+    },
 };
 
 /// A network that comes and goes makes us hurry at most once in this time.
 pub const HURRY_INTERVAL: Duration = Duration::from_secs(5);
-/// Close code of a message that is too long: the same message would end the next connection too.
-const TOO_LONG: u16 = 1009;
 
 /// Facts the machine is told. Answers carry the token of the attempt; stale ones change nothing.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +40,8 @@ pub enum Input {
     Opened {
         /// Token.
         attempt: u64,
+        /// What the server answered.
+        head: Head,
     },
     /// The transport could not be opened, or closed.
     Ended {
@@ -57,6 +59,8 @@ pub enum Input {
     },
     /// The channels wanted at the upstream.
     Channels(Channels),
+    /// A session sends an event through the upstream.
+    Publish(ClientEvent),
     /// The network, or a user, came back: do not wait any longer. Heeded once in five seconds.
     NetworkUp,
     /// The deadline passed.
@@ -75,6 +79,13 @@ pub enum Effect {
     },
     /// Send on the open transport.
     Send(Outgoing),
+    /// Make a call beside it; the answer is a frame of the attempt. Given up with the attempt.
+    Call {
+        /// Token.
+        attempt: u64,
+        /// What to ask.
+        call: Call,
+    },
     /// Drop the transport or attempt; no answer.
     Drop {
         /// Token.
@@ -96,6 +107,8 @@ pub enum Effect {
         /// After the snapshot that the server sends on connect.
         live: bool,
     },
+    /// The channel stands here now, without a message.
+    Moved(Position),
     /// The state to show.
     Show(Shown),
     /// A message that cannot be used.
@@ -124,6 +137,10 @@ pub struct Connection {
     phase: Phase,
     attempts: u64,
     position: Option<Position>,
+    /// What the opening means for continuity has been told.
+    joined: bool,
+    /// Transports in a row that cannot be used; when all cannot, it is over.
+    stopped: usize,
     /// The next message is said to join the last one: a hole before it must be told.
     vouched: bool,
     /// Past the snapshot, if there is one.
@@ -144,6 +161,8 @@ impl Connection {
             phase: Phase::Closed,
             attempts: 0,
             position: None,
+            joined: false,
+            stopped: 0,
             vouched: false,
             live: false,
             hurried: None,
@@ -163,6 +182,7 @@ impl Connection {
         match input {
             Input::Open { resume } => {
                 self.position = resume;
+                self.stopped = 0;
                 self.drop_transport(now, out);
                 self.connect(out);
             }
@@ -171,8 +191,8 @@ impl Connection {
                 self.phase = Phase::Closed;
                 self.show(ConnectionState::Paused, out);
             }
-            Input::Opened { attempt } if self.phase == (Phase::Connecting { attempt }) => {
-                self.opened(now, out)
+            Input::Opened { attempt, head } if self.phase == (Phase::Connecting { attempt }) => {
+                self.opened(now, attempt, &head, out)
             }
             Input::Ended { attempt, close } if self.is_current(attempt) => self.ended(now, &close, out),
             Input::Frame { attempt, frame } if self.phase == (Phase::Open { attempt }) => {
@@ -182,6 +202,12 @@ impl Connection {
             Input::Channels(wanted) => {
                 self.protocols[self.active].set_channels(&wanted, &mut self.outs);
                 self.channels = wanted;
+                self.carry_out(now, out);
+            }
+            Input::Publish(event) => {
+                if let Err(error) = self.protocols[self.active].publish(event, &mut self.outs) {
+                    out.push(Effect::Unusable(format!("an event is not sent: {error}")));
+                }
                 self.carry_out(now, out);
             }
             Input::NetworkUp => self.hurry(now, out),
@@ -241,39 +267,53 @@ impl Connection {
         }
     }
 
-    fn opened(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let Phase::Connecting { attempt } = self.phase else { return };
+    fn opened(&mut self, now: Time, attempt: u64, head: &Head, out: &mut Vec<Effect>) {
         self.phase = Phase::Open { attempt };
         self.backoff.opened(now);
-        let asked = matches!(self.position, Some(Position::Seq { .. } | Position::Opaque(_)));
-        let protocol = &mut self.protocols[self.active];
-        let resumed = asked && protocol.caps().resume == Resume::Proven;
-        self.vouched = resumed;
-        out.push(Effect::Opened { resumed });
-        protocol.on_open(now, &mut self.outs);
-        self.live = self.outs.contains(&Out::Live);
-        if !self.live {
-            // A snapshot comes first.
+        self.joined = false;
+        self.vouched = false;
+        self.live = false;
+        self.protocols[self.active].on_open(now, head, &mut self.outs);
+        self.carry_out(now, out);
+        if !self.live && self.phase == (Phase::Open { attempt }) {
+            // A snapshot comes first, or a word of the server's.
             self.show(ConnectionState::Degraded, out);
         }
-        self.carry_out(now, out);
+    }
+
+    fn joined(&mut self, resumed: bool, out: &mut Vec<Effect>) {
+        self.joined = true;
+        self.vouched = resumed;
+        out.push(Effect::Opened { resumed });
     }
 
     fn carry_out(&mut self, now: Time, out: &mut Vec<Effect>) {
         for item in std::mem::take(&mut self.outs) {
             match item {
                 Out::Send(frame) => out.push(Effect::Send(frame)),
+                Out::Call(call) => {
+                    if let Phase::Open { attempt } = self.phase {
+                        out.push(Effect::Call { attempt, call });
+                    }
+                }
+                Out::Joined { resumed } => self.joined(resumed, out),
                 Out::Message { value, raw, position, live } => self.message(value, raw, position, live, out),
+                Out::Moved(position) => {
+                    if self.advance(&position, out) {
+                        out.push(Effect::Moved(position));
+                    }
+                }
                 Out::Live => {
-                    self.live = true;
-                    self.show(ConnectionState::Live, out);
+                    self.stopped = 0;
+                    if !std::mem::replace(&mut self.live, true) {
+                        self.show(ConnectionState::Live, out);
+                    }
                 }
                 Out::Unusable(why) => out.push(Effect::Unusable(why)),
-                Out::Drop(reason) => {
+                Out::Drop(close) => {
                     if let Phase::Open { attempt } = self.phase {
                         out.push(Effect::Drop { attempt });
                     }
-                    let close = CloseInfo { reason, ..CloseInfo::default() };
                     return self.ended(now, &close, out);
                 }
             }
@@ -288,19 +328,27 @@ impl Connection {
         live: bool,
         out: &mut Vec<Effect>,
     ) {
-        if let Some(new) = position.as_ref().filter(|_| live) {
-            let old = self.position.as_ref();
-            if old.is_some_and(|old| old.covers(new) == Some(true)) {
-                // Sent again by the server around the place of the resume.
-                return;
-            }
-            let joins = old.is_none_or(|old| self.follows(old, new));
-            if std::mem::replace(&mut self.vouched, true) && !joins {
-                out.push(Effect::Opened { resumed: false });
-            }
-            self.position = Some(new.clone());
+        if !self.joined {
+            self.joined(false, out);
         }
-        out.push(Effect::Message { value, raw, position, live });
+        if position.as_ref().is_none_or(|new| !live || self.advance(new, out)) {
+            out.push(Effect::Message { value, raw, position, live });
+        }
+    }
+
+    /// The channel moves to `new`; false where it is there already.
+    fn advance(&mut self, new: &Position, out: &mut Vec<Effect>) -> bool {
+        let old = self.position.as_ref();
+        if old.is_some_and(|old| old.covers(new) == Some(true)) {
+            // Sent again by the server around the place of the resume.
+            return false;
+        }
+        let joins = old.is_none_or(|old| self.follows(old, new));
+        if std::mem::replace(&mut self.vouched, true) && !joins {
+            out.push(Effect::Opened { resumed: false });
+        }
+        self.position = Some(new.clone());
+        true
     }
 
     /// Whether nothing can be missing between the two.
@@ -323,19 +371,28 @@ impl Connection {
             CloseAction::Backoff(floor) if was_open => self.backoff.lost(now, floor),
             CloseAction::Backoff(floor) => self.backoff.failed(now, floor),
             CloseAction::Stop(why) => {
-                self.phase = Phase::Stopped;
-                return self.show(ConnectionState::Stopped(why), out);
+                self.stopped += 1;
+                if self.stopped >= self.protocols.len() {
+                    self.phase = Phase::Stopped;
+                    return self.show(ConnectionState::Stopped(why), out);
+                }
+                self.next_transport();
+                self.backoff.failed(now, Duration::ZERO)
             }
         };
         if self.backoff.take_switch() && self.protocols.len() > 1 {
-            self.active = (self.active + 1) % self.protocols.len();
-            // Not open: nothing is sent before it is.
-            self.protocols[self.active].set_channels(&self.channels, &mut self.outs);
+            self.next_transport();
         }
         let until = now + delay;
         self.phase = Phase::Waiting { until };
         let backoff_ms = u32::try_from(delay.as_millis()).unwrap_or(u32::MAX);
         out.push(Effect::Show(self.shown(ConnectionState::Offline, Some(backoff_ms))));
+    }
+
+    fn next_transport(&mut self) {
+        self.active = (self.active + 1) % self.protocols.len();
+        // Not open: nothing is sent before it is.
+        self.protocols[self.active].set_channels(&self.channels, &mut self.outs);
     }
 
     fn deadline_passed(&mut self, now: Time, out: &mut Vec<Effect>) {

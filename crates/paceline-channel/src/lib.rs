@@ -3,10 +3,12 @@
 
 pub mod backoff;
 pub mod connection;
+pub mod event_stream;
 pub mod pattern;
 pub mod protocol;
 pub mod route;
 mod shape;
+pub mod sse;
 pub mod template;
 pub mod websocket;
 

@@ -9,18 +9,14 @@ use crate::{
     condition::{Bindings, Condition},
     path::Path,
     protocol::{
-        Caps, Channels, CloseAction, CloseInfo, ConnectRequest, Frame, Out, Outgoing, Protocol, Secret,
+        Adapter, Caps, Channels, CloseAction, CloseInfo, ConnectRequest, Frame, Head, Out, Outgoing,
+        Protocol, Secret, Transport,
     },
     template::{Template, percent_encode},
 };
 
 /// Channels joined on one connection. More would not fit the transport's queue after a reconnect.
 pub const CHANNELS_MAX: usize = 512;
-/// A server that closes with a complaint, or asks to come later, is left alone for so long.
-const COMPLAINT_FLOOR: Duration = Duration::from_secs(1);
-
-/// A server that asks for more than this is not waited for; the backoff's own cap decides.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Where messages say where they stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +86,12 @@ impl WebSocketSpec {
             live_when: None,
             max_message: VALUE_MAX,
         }
+    }
+}
+
+impl Adapter for WebSocketSpec {
+    fn machine(&self) -> Box<dyn Protocol> {
+        Box::new(WebSocketJson::new(self.clone()))
     }
 }
 
@@ -194,10 +196,9 @@ fn send(template: Option<&Template>, channel: &str, out: &mut Vec<Out>) {
 
 impl Protocol for WebSocketJson {
     fn caps(&self) -> Caps {
-        match &self.spec.position {
-            Some(position) => Caps { resume: position.resume, dense: position.dense },
-            None => Caps { resume: Resume::None, dense: false },
-        }
+        let (resume, dense) =
+            self.spec.position.as_ref().map_or((Resume::None, false), |it| (it.resume, it.dense));
+        Caps { dense, joins: self.spec.subscribe.is_some(), ..Caps::of(resume) }
     }
 
     fn transport(&self) -> &'static str {
@@ -225,19 +226,21 @@ impl Protocol for WebSocketJson {
             }
         }
         ConnectRequest {
+            transport: Transport::WebSocket(self.spec.subprotocols.clone()),
             url,
             headers: self.spec.headers.clone(),
-            subprotocols: self.spec.subprotocols.clone(),
             max_message: self.spec.max_message,
         }
     }
 
-    fn on_open(&mut self, now: Time, out: &mut Vec<Out>) {
+    fn on_open(&mut self, now: Time, _: &Head, out: &mut Vec<Out>) {
+        let resumed = self.resumes && self.caps().resume == Resume::Proven;
+        out.push(Out::Joined { resumed });
         self.open = true;
         self.heard = now;
         self.beat = None;
         self.check_later();
-        self.live = self.spec.live_when.is_none() || (self.resumes && self.caps().resume == Resume::Proven);
+        self.live = self.spec.live_when.is_none() || resumed;
         self.joined.clear();
         self.adjust(out);
         if self.live {
@@ -249,7 +252,7 @@ impl Protocol for WebSocketJson {
         self.heard = now;
         let raw = match frame {
             Frame::Text(raw) | Frame::Binary(raw) => raw,
-            Frame::Alive => return,
+            Frame::Alive | Frame::Chunk(_) | Frame::Answer(_) => return,
         };
         let value: Value = match serde_json::from_slice(&raw) {
             Ok(value) => value,
@@ -279,7 +282,7 @@ impl Protocol for WebSocketJson {
         let Some((beat, dead)) = self.due() else { return };
         if now >= dead {
             self.closed();
-            return out.push(Out::Drop("the server was silent for too long".to_owned()));
+            return out.push(Out::Drop(CloseInfo::because("the server was silent for too long")));
         }
         if now >= beat {
             self.beat = Some(now);
@@ -291,23 +294,7 @@ impl Protocol for WebSocketJson {
 
     fn on_close(&mut self, close: &CloseInfo) -> CloseAction {
         self.closed();
-        let hint = close.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
-        match (close.status, close.code) {
-            (Some(409), _) => CloseAction::Occupied,
-            (Some(408 | 425 | 429 | 500..=599) | None, None) => CloseAction::Backoff(hint),
-            (Some(status @ (401 | 403)), _) => CloseAction::Stop(format!(
-                "the server refused the credentials (status {status}); check the headers"
-            )),
-            (Some(status @ 300..=399), _) => {
-                CloseAction::Stop(format!("the server redirects (status {status}); use the final address"))
-            }
-            (Some(status), _) => CloseAction::Stop(format!("the server refused with status {status}")),
-            // RFC 6455, 7.4.1: protocol error, kind of data, text, policy, size, extension; 1012 and 1013 ask for later.
-            (None, Some(1002 | 1003 | 1007..=1010 | 1012 | 1013)) => {
-                CloseAction::Backoff(hint.max(COMPLAINT_FLOOR))
-            }
-            (None, Some(_)) => CloseAction::Backoff(hint),
-        }
+        close.action()
     }
 }
 
@@ -318,7 +305,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn add_parameter(url: &mut String, name: &str, value: &str) {
+pub(crate) fn add_parameter(url: &mut String, name: &str, value: &str) {
     url.push(if url.contains('?') { '&' } else { '?' });
     url.push_str(&percent_encode(name));
     url.push('=');
@@ -350,7 +337,7 @@ mod tests {
     #[test]
     fn a_position_is_read_and_asked_for_again() {
         let mut machine = WebSocketJson::new(spec());
-        machine.on_open(Time(0), &mut Vec::new());
+        machine.on_open(Time(0), &Head::default(), &mut Vec::new());
         let out = frame(&mut machine, 1, r#"{"seq":41,"stream":"a"}"#);
         let Some(Out::Message { position: Some(position), live: true, .. }) = out.first() else {
             panic!("{out:?}")
@@ -367,7 +354,7 @@ mod tests {
     #[test]
     fn a_message_that_is_not_json_does_not_end_the_connection() {
         let mut machine = WebSocketJson::new(spec());
-        machine.on_open(Time(0), &mut Vec::new());
+        machine.on_open(Time(0), &Head::default(), &mut Vec::new());
         assert!(matches!(frame(&mut machine, 1, "{").as_slice(), [Out::Unusable(_)]));
         assert!(matches!(frame(&mut machine, 2, "{}").as_slice(), [Out::Message { position: None, .. }]));
     }
@@ -378,17 +365,17 @@ mod tests {
         spec.live_when = Some(r#"$.type == "live""#.parse().unwrap());
         let mut machine = WebSocketJson::new(spec);
         let mut out = Vec::new();
-        machine.on_open(Time(0), &mut out);
-        assert_eq!(out, []);
+        machine.on_open(Time(0), &Head::default(), &mut out);
+        assert_eq!(out, [Out::Joined { resumed: false }]);
         assert!(matches!(frame(&mut machine, 1, "{}").as_slice(), [Out::Message { live: false, .. }]));
         assert_eq!(frame(&mut machine, 2, r#"{"type":"live"}"#), [Out::Live]);
         assert!(matches!(frame(&mut machine, 3, "{}").as_slice(), [Out::Message { live: true, .. }]));
         // Again from the start after a reconnect without a position; with one, the server goes on where it was.
         machine.request(None);
-        machine.on_open(Time(4), &mut out);
+        machine.on_open(Time(4), &Head::default(), &mut out);
         assert!(matches!(frame(&mut machine, 5, "{}").as_slice(), [Out::Message { live: false, .. }]));
         machine.request(Some(&Position::Seq { epoch: "a".into(), offset: 1 }));
-        machine.on_open(Time(6), &mut out);
+        machine.on_open(Time(6), &Head::default(), &mut out);
         assert!(matches!(frame(&mut machine, 7, "{}").as_slice(), [Out::Message { live: true, .. }]));
     }
 
@@ -398,7 +385,7 @@ mod tests {
         let (every, dead_after) = (Duration::from_secs(20), Duration::from_secs(30));
         spec.heartbeat = Some(Heartbeat { send: Some("ping".into()), every, dead_after });
         let mut machine = WebSocketJson::new(spec);
-        machine.on_open(Time(0), &mut Vec::new());
+        machine.on_open(Time(0), &Head::default(), &mut Vec::new());
         assert_eq!(machine.deadline(), Some(Time(0) + every));
         let mut out = Vec::new();
         machine.on_deadline(Time(0) + every, &mut out);
@@ -412,21 +399,5 @@ mod tests {
         let later = machine.deadline().unwrap() + dead_after;
         machine.on_deadline(later, &mut out);
         assert!(matches!(out.as_slice(), [Out::Drop(_)]));
-    }
-
-    #[test]
-    fn the_end_of_a_connection_decides_what_follows() {
-        let mut machine = WebSocketJson::new(spec());
-        let mut close = |status, code, retry_after| {
-            machine.on_close(&CloseInfo { status, code, retry_after, reason: String::new() })
-        };
-        let second = Some(Duration::from_secs(1));
-        assert_eq!(close(Some(409), None, None), CloseAction::Occupied);
-        assert_eq!(close(Some(503), None, second), CloseAction::Backoff(Duration::from_secs(1)));
-        assert_eq!(close(None, Some(1006), None), CloseAction::Backoff(Duration::ZERO));
-        assert_eq!(close(None, None, None), CloseAction::Backoff(Duration::ZERO));
-        for status in [400, 401, 403, 404, 301] {
-            assert!(matches!(close(Some(status), None, None), CloseAction::Stop(_)), "{status}");
-        }
     }
 }

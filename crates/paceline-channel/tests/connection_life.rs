@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 use paceline_channel::{
     backoff::{Backoff, BackoffSpec},
     connection::{Connection, Effect, Input},
-    protocol::{CloseInfo, Frame},
+    protocol::{CloseInfo, Frame, Head},
     random::Random,
     websocket::{Heartbeat, PositionSpec, WebSocketJson, WebSocketSpec},
 };
@@ -81,12 +81,15 @@ impl Life {
 
     fn tell(&mut self, input: Input) -> Result<(), TestCaseError> {
         let answers = match &input {
-            Input::Opened { attempt } | Input::Ended { attempt, .. } | Input::Frame { attempt, .. } => {
+            Input::Opened { attempt, .. } | Input::Ended { attempt, .. } | Input::Frame { attempt, .. } => {
                 Some(*attempt)
             }
-            Input::Open { .. } | Input::Close | Input::Channels(_) | Input::NetworkUp | Input::Deadline => {
-                None
-            }
+            Input::Open { .. }
+            | Input::Close
+            | Input::Channels(_)
+            | Input::Publish(_)
+            | Input::NetworkUp
+            | Input::Deadline => None,
         };
         let is_stale = answers.is_some_and(|attempt| !self.seen.wanted.contains(&attempt));
         if let (Input::Ended { attempt, .. }, false) = (&input, is_stale) {
@@ -129,7 +132,7 @@ impl Life {
                 seen.open = true;
                 seen.told = !resumed;
             }
-            Effect::Send(_) => prop_assert!(seen.open),
+            Effect::Send(_) | Effect::Call { .. } => prop_assert!(seen.open),
             Effect::Message { position: Some(Position::Seq { offset, .. }), .. } => {
                 prop_assert!(seen.open);
                 if let Some(last) = seen.last {
@@ -146,7 +149,7 @@ impl Life {
                 }
                 _ => {}
             },
-            Effect::Message { .. } | Effect::Unusable(_) => {}
+            Effect::Message { .. } | Effect::Moved(_) | Effect::Unusable(_) => {}
         }
         Ok(())
     }
@@ -172,7 +175,7 @@ impl Life {
                 Input::Open { resume: offset.map(|offset| Position::Seq { epoch: "".into(), offset }) }
             }
             Step::Close => Input::Close,
-            Step::Opened(back) => Input::Opened { attempt: attempt(back) },
+            Step::Opened(back) => Input::Opened { attempt: attempt(back), head: Head::default() },
             Step::Ended(back, status, code) => {
                 let code = if status.is_some() { None } else { code };
                 Input::Ended {
@@ -215,7 +218,7 @@ proptest! {
             prop_assert_eq!(life.seen.newest, attempt + 1, "the next attempt within the cap");
         }
         let attempt = life.seen.newest;
-        life.tell(Input::Opened { attempt })?;
+        life.tell(Input::Opened { attempt, head: Head::default() })?;
         prop_assert!(life.seen.open);
     }
 }

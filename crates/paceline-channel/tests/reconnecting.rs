@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use paceline_channel::{
     backoff::{Backoff, BackoffSpec},
     connection::{Connection, Effect, HURRY_INTERVAL, Input},
-    protocol::{CloseInfo, Frame, Outgoing},
+    protocol::{CloseInfo, Frame, Head, Outgoing},
     random::Random,
     template::{Setting, Template},
     websocket::{PositionSpec, WebSocketJson, WebSocketSpec},
@@ -50,10 +50,13 @@ impl Bench {
         let resume = resume.map(|offset| Position::Seq { epoch: "a".into(), offset });
         let out = self.tell(Input::Open { resume });
         let (attempt, url) = connects(&out).expect("an attempt");
-        let resumed = self.tell(Input::Opened { attempt }).iter().find_map(|effect| match effect {
-            Effect::Opened { resumed } => Some(*resumed),
-            _ => None,
-        });
+        let resumed =
+            self.tell(Input::Opened { attempt, head: Head::default() }).iter().find_map(
+                |effect| match effect {
+                    Effect::Opened { resumed } => Some(*resumed),
+                    _ => None,
+                },
+            );
         (attempt, url, resumed.expect("an opening"))
     }
 
@@ -86,7 +89,11 @@ fn a_reconnect_resumes_behind_the_last_message_and_drops_what_comes_twice() {
     assert_eq!(bench.machine.deadline(), Some(bench.now));
     let (attempt, url) = connects(&bench.tell(Input::Deadline)).unwrap();
     assert_eq!(url, "ws://h/?since=5");
-    assert!(bench.tell(Input::Opened { attempt }).contains(&Effect::Opened { resumed: true }));
+    assert!(
+        bench
+            .tell(Input::Opened { attempt, head: Head::default() })
+            .contains(&Effect::Opened { resumed: true })
+    );
     assert_eq!(bench.message(attempt, "a", 5), []);
     assert!(matches!(bench.message(attempt, "a", 6).as_slice(), [Effect::Message { .. }]));
 }
@@ -197,7 +204,7 @@ fn the_next_transport_is_tried_after_five_failures_and_knows_the_channels() {
         assert_eq!(to, url);
         attempt = next;
     }
-    let out = bench.tell(Input::Opened { attempt });
+    let out = bench.tell(Input::Opened { attempt, head: Head::default() });
     assert!(out.contains(&Effect::Send(Outgoing::Text("join x".into()))));
     // Two connections that end at once, and it is the first one's turn again.
     for url in ["ws://other/", "ws://h/"] {
@@ -206,7 +213,7 @@ fn the_next_transport_is_tried_after_five_failures_and_knows_the_channels() {
         let (next, to) = connects(&bench.tell(Input::Deadline)).unwrap();
         assert_eq!(to, url);
         attempt = next;
-        bench.tell(Input::Opened { attempt });
+        bench.tell(Input::Opened { attempt, head: Head::default() });
     }
 }
 
@@ -223,7 +230,10 @@ fn a_stable_minute_is_shown() {
             _ => None,
         })
     };
-    assert_eq!(attempts(bench.tell(Input::Opened { attempt })), Some((ConnectionState::Live, 1)));
+    assert_eq!(
+        attempts(bench.tell(Input::Opened { attempt, head: Head::default() })),
+        Some((ConnectionState::Live, 1))
+    );
     assert_eq!(bench.machine.deadline(), Some(bench.now + Duration::from_secs(60)));
     bench.now = bench.machine.deadline().unwrap();
     assert_eq!(attempts(bench.tell(Input::Deadline)), Some((ConnectionState::Live, 0)));

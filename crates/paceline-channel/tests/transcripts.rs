@@ -7,7 +7,7 @@ use std::{fmt::Write as _, sync::Arc, time::Duration};
 use paceline_channel::{
     backoff::{Backoff, BackoffSpec, Jitter},
     connection::{Connection, Effect, Input},
-    protocol::{CloseInfo, Frame, Outgoing, Secret},
+    protocol::{CloseInfo, Frame, Head, Outgoing, Secret},
     random::Random,
     template::{Setting, Template},
     websocket::{Heartbeat, PositionSpec, WebSocketJson, WebSocketSpec},
@@ -93,7 +93,7 @@ fn read(attempt: u64, fact: &str) -> Input {
                 offset: offset.parse().unwrap(),
             }),
         },
-        "opened" => Input::Opened { attempt },
+        "opened" => Input::Opened { attempt, head: Head::default() },
         "refused" => ended(CloseInfo { status: rest.parse().ok(), ..CloseInfo::default() }),
         "closed" => ended(CloseInfo { code: rest.parse().ok(), ..CloseInfo::default() }),
         "failed" => ended(CloseInfo::default()),
@@ -124,6 +124,8 @@ fn show(effect: &Effect) -> String {
             Some(ms) => format!("show {:?} attempts={} next={ms}ms", shown.state, shown.attempts),
             None => format!("show {:?} attempts={}", shown.state, shown.attempts),
         },
+        Effect::Call { attempt, call } => format!("call #{attempt} {}", call.url),
+        Effect::Moved(position) => format!("moved {position:?}"),
         Effect::Unusable(why) => format!("unusable: {why}"),
     }
 }

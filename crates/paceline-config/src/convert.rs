@@ -1,11 +1,14 @@
 //! From configuration to what the machines of `paceline-channel` take.
 
+use std::sync::Arc;
+
 use paceline_channel::{
     backoff::{self, BackoffSpec},
     condition::Bindings,
-    protocol::Secret,
+    protocol::{Adapter, Secret},
     route::{Envelope, RouteError, Router},
-    template::{FillError, Vault},
+    sse::SseSpec,
+    template::{FillError, Template, Vault},
     websocket::{Heartbeat, PositionSpec, WebSocketSpec},
 };
 use paceline_proto::hub::Resume;
@@ -14,7 +17,11 @@ use paceline_query::rules::RulesError;
 use crate::{
     config::Config,
     origin::Origin,
-    tables::{Backoff, Continuity, Jitter, Position, Scope, Upstream, WebSocketUpstream},
+    reader::Sourced,
+    tables::{
+        Backoff, Continuity, Jitter, Position, Scope, SseContinuity, SseUpstream, Upstream, WebSocketUpstream,
+    },
+    value::Headers,
 };
 
 /// Everything a connection is made of.
@@ -23,7 +30,7 @@ pub struct LiveUpstream {
     /// Its name.
     pub name: String,
     /// What is spoken, and where.
-    pub spec: WebSocketSpec,
+    pub adapter: Arc<dyn Adapter>,
     /// When to try again.
     pub backoff: BackoffSpec,
     /// What its messages change.
@@ -64,7 +71,7 @@ pub enum ConvertError {
 }
 
 impl Config {
-    /// The WebSocket upstreams, with what the vault fills into their headers.
+    /// The upstreams, with what the vault fills into their headers.
     ///
     /// ```
     /// use paceline_channel::template::NoSecrets;
@@ -73,71 +80,112 @@ impl Config {
     /// let text = "[upstreams.feed]\nprotocol = \"websocket\"\nurl = \"wss://api.example.com/ws\"\n\
     ///     [[routes]]\nupstream = \"feed\"\nevent = { stream = \"notices\" }\n";
     /// let config = Draft::new([Source::named("paceline.toml", text)])?.validate(&Capabilities::all())?;
-    /// let live = config.websockets(&NoSecrets)?;
-    /// assert_eq!((live[0].name.as_str(), live[0].spec.url.as_str()), ("feed", "wss://api.example.com/ws"));
+    /// let live = config.live_upstreams(&NoSecrets)?;
+    /// let request = live[0].adapter.machine().request(None);
+    /// assert_eq!((live[0].name.as_str(), request.url.as_str()), ("feed", "wss://api.example.com/ws"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
     /// # Errors
     /// When a secret is not there.
-    pub fn websockets(&self, vault: &dyn Vault) -> Result<Vec<LiveUpstream>, ConvertError> {
+    pub fn live_upstreams(&self, vault: &dyn Vault) -> Result<Vec<LiveUpstream>, ConvertError> {
         let mut made = Vec::new();
         for (name, upstream) in self.upstreams().iter() {
-            let Upstream::WebSocket(websocket) = upstream.value() else { continue };
+            let fill = Fill { upstream: name.as_str(), vault };
             let scope = Scope::of(upstream);
             let mut router = Router::default();
-            router.set_envelope(Envelope {
-                name: websocket.envelope().r#type().path().clone(),
-                channel: websocket.envelope().channel().path().clone(),
-            });
+            let (adapter, backoff): (Arc<dyn Adapter>, _) = match upstream.value() {
+                Upstream::WebSocket(it) => {
+                    let envelope = it.envelope();
+                    router.set_envelope(Envelope {
+                        name: envelope.r#type().path().clone(),
+                        channel: envelope.channel().path().clone(),
+                    });
+                    (Arc::new(fill.websocket(it)?), it.backoff())
+                }
+                Upstream::Sse(it) => (Arc::new(fill.sse(it)?), it.backoff()),
+                Upstream::Pusher(_) => continue,
+            };
             for route in self.routes_of(name.as_str()) {
                 let route = route.build(&scope);
                 router
                     .push(route.map_err(|error| ConvertError::Route { upstream: name.to_string(), error })?);
             }
-            made.push(LiveUpstream {
-                name: name.to_string(),
-                spec: spec(name.as_str(), websocket, vault)?,
-                backoff: websocket.backoff().spec(),
-                router,
-            });
+            made.push(LiveUpstream { name: name.to_string(), adapter, backoff: backoff.spec(), router });
         }
         Ok(made)
     }
 }
 
-fn spec(name: &str, upstream: &WebSocketUpstream, vault: &dyn Vault) -> Result<WebSocketSpec, ConvertError> {
-    let bindings = Bindings::new();
-    let failed = |key: String, origin: &Origin, error: FillError| ConvertError::Fill {
-        key,
-        origin: origin.clone(),
-        error,
-    };
-    let url = upstream.url().template().fill(&bindings);
-    let url = url.map_err(|error| failed(format!("upstreams.{name}.url"), upstream.url().origin(), error))?;
-    let mut spec = WebSocketSpec::new(url);
-    for (header, value) in upstream.headers().iter() {
-        let key = || format!("upstreams.{name}.headers.{header}");
-        let filled: Secret = value
-            .template()
-            .fill_secret(&bindings, vault)
-            .map_err(|error| failed(key(), value.origin(), error))?;
-        spec.headers.push((header.to_string(), filled));
+/// Fills in what an upstream needs.
+struct Fill<'a> {
+    upstream: &'a str,
+    vault: &'a dyn Vault,
+}
+
+impl Fill<'_> {
+    fn websocket(&self, upstream: &WebSocketUpstream) -> Result<WebSocketSpec, ConvertError> {
+        let url = self.url("url", upstream.url(), upstream.url().template())?;
+        let mut spec = WebSocketSpec::new(url);
+        spec.headers = self.headers("headers", upstream.headers())?;
+        spec.subprotocols = upstream.subprotocols().iter().map(|it| it.as_str().to_owned()).collect();
+        spec.position = position(upstream.position());
+        spec.resume_epoch_query =
+            upstream.position().resume_epoch_query().as_ref().map(|it| it.as_str().to_owned());
+        spec.subscribe = upstream.subscribe().as_ref().map(|it| it.template().clone());
+        spec.unsubscribe = upstream.unsubscribe().as_ref().map(|it| it.template().clone());
+        spec.heartbeat = upstream.heartbeat().as_ref().map(|it| Heartbeat {
+            send: it.send().as_ref().map(|text| text.as_str().to_owned()),
+            every: it.every().value().get(),
+            dead_after: it.dead_after().value().get(),
+        });
+        spec.live_when = upstream.live_when().as_ref().map(|it| it.condition().clone());
+        spec.max_message = usize::try_from(upstream.max_message().value().get()).unwrap_or(usize::MAX);
+        Ok(spec)
     }
-    spec.subprotocols = upstream.subprotocols().iter().map(|it| it.as_str().to_owned()).collect();
-    spec.position = position(upstream.position());
-    spec.resume_epoch_query =
-        upstream.position().resume_epoch_query().as_ref().map(|it| it.as_str().to_owned());
-    spec.subscribe = upstream.subscribe().as_ref().map(|it| it.template().clone());
-    spec.unsubscribe = upstream.unsubscribe().as_ref().map(|it| it.template().clone());
-    spec.heartbeat = upstream.heartbeat().as_ref().map(|it| Heartbeat {
-        send: it.send().as_ref().map(|text| text.as_str().to_owned()),
-        every: it.every().value().get(),
-        dead_after: it.dead_after().value().get(),
-    });
-    spec.live_when = upstream.live_when().as_ref().map(|it| it.condition().clone());
-    spec.max_message = usize::try_from(upstream.max_message().value().get()).unwrap_or(usize::MAX);
-    Ok(spec)
+
+    fn sse(&self, upstream: &SseUpstream) -> Result<SseSpec, ConvertError> {
+        let url = self.url("url", upstream.url(), upstream.url().template())?;
+        let position = upstream.position();
+        let clamp = upstream.retry_clamp().value();
+        Ok(SseSpec {
+            headers: self.headers("headers", upstream.headers())?,
+            last_event_id: *position.last_event_id().value(),
+            resume: match position.continuity().value() {
+                SseContinuity::Proven => Resume::Proven,
+                SseContinuity::Unproven => Resume::Unproven,
+                SseContinuity::None => Resume::None,
+            },
+            dense: *position.dense().value(),
+            read_timeout: upstream.read_timeout().value().get(),
+            retry_clamp: (clamp.least().get(), clamp.most().get()),
+            max_message: usize::try_from(upstream.max_message().value().get()).unwrap_or(usize::MAX),
+            ..SseSpec::new(url)
+        })
+    }
+
+    fn url<T>(&self, key: &str, url: &Sourced<T>, template: &Template) -> Result<String, ConvertError> {
+        template.fill(&Bindings::new()).map_err(|error| self.failed(key, url.origin(), error))
+    }
+
+    fn headers(&self, key: &str, headers: &Headers) -> Result<Vec<(String, Secret)>, ConvertError> {
+        let mut filled = Vec::new();
+        for (name, value) in headers.iter() {
+            let secret = value.template().fill_secret(&Bindings::new(), self.vault);
+            let secret =
+                secret.map_err(|error| self.failed(&format!("{key}.{name}"), value.origin(), error))?;
+            filled.push((name.to_string(), secret));
+        }
+        Ok(filled)
+    }
+
+    fn failed(&self, key: &str, origin: &Origin, error: FillError) -> ConvertError {
+        ConvertError::Fill {
+            key: format!("upstreams.{}.{key}", self.upstream),
+            origin: origin.clone(),
+            error,
+        }
+    }
 }
 
 fn position(position: &Position) -> Option<PositionSpec> {

@@ -5,19 +5,21 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use paceline_channel::{
     backoff::{Backoff, BackoffSpec},
     connection::{Connection, Effect, Input},
-    protocol::{CloseInfo, Frame, Protocol},
+    protocol::{Adapter, Answer, Call, Caps, CloseInfo, Frame},
     random::Random,
     route::{Message, Router},
-    websocket::{WebSocketJson, WebSocketSpec},
 };
 use paceline_proto::{
     connection::ConnectionState,
     event::Event,
-    hub::ChannelSpec,
+    hub::{ChannelSpec, Resume},
     id::{Channel, Epoch, Position, SessionId},
     time::{Time, earliest},
 };
-use paceline_upstream::websocket::{self, Remote, WebSocket};
+use paceline_upstream::{
+    http::{self, HttpClient},
+    transport::{self, Remote, Transport},
+};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -33,8 +35,9 @@ use crate::{
 pub struct Upstream {
     /// Its name, which is also its channel's.
     pub name: Arc<str>,
-    /// How to reach it and read its messages.
-    pub spec: WebSocketSpec,
+    /// How to reach it and read its messages, and what else leads to the same messages and positions, in the order of
+    /// preference.
+    pub adapters: Vec<Arc<dyn Adapter>>,
     /// Delays between attempts.
     pub backoff: BackoffSpec,
     /// What its messages change.
@@ -44,7 +47,7 @@ pub struct Upstream {
 impl Upstream {
     /// The channel of the upstream, as the hub opens it.
     pub fn channel(&self) -> ChannelSpec {
-        let caps = WebSocketJson::new(self.spec.clone()).caps();
+        let caps = self.adapters.first().map_or(Caps::of(Resume::None), |it| it.machine().caps());
         ChannelSpec { channel: Channel(self.name.clone()), resume: caps.resume, dense: caps.dense }
     }
 }
@@ -54,9 +57,11 @@ pub(crate) enum SocketIn {
     /// Connect the channel, or connect it again, to continue after `resume`.
     Open { epoch: Epoch, channel: Channel, resume: Option<Position> },
     /// An attempt ended.
-    Connected { channel: Channel, attempt: u64, result: Result<(WebSocket, Remote), CloseInfo> },
+    Connected { channel: Channel, attempt: u64, result: Result<(Transport, Remote), CloseInfo> },
     /// Frames came, or the connection ended behind them.
-    Read { channel: Channel, attempt: u64, socket: WebSocket, frames: Vec<Frame>, end: Option<CloseInfo> },
+    Read { channel: Channel, attempt: u64, transport: Transport, frames: Vec<Frame>, end: Option<CloseInfo> },
+    /// A call was answered; `None` = it was given up.
+    Answered { channel: Channel, attempt: u64, answer: Option<Answer> },
     /// The reign is over.
     Close { epoch: Epoch },
     /// Close everything for a handover, then let the outbox flush.
@@ -73,6 +78,7 @@ impl Describe for SocketIn {
             Self::Open { .. } => "open",
             Self::Connected { .. } => "connected",
             Self::Read { .. } => "read",
+            Self::Answered { .. } => "answered",
             Self::Close { .. } => "close",
             Self::Drain { .. } => "drain",
             Self::Resume { .. } => "resume",
@@ -88,6 +94,17 @@ struct Line {
     remote: Option<(u64, Remote)>,
     /// The newest attempt that has no transport yet; it is given up when this is dropped.
     attempt: Option<(u64, oneshot::Sender<()>)>,
+    /// Calls under way, by attempt and id; given up when dropped.
+    calls: BTreeMap<(u64, u64), oneshot::Sender<()>>,
+}
+
+impl Line {
+    /// The attempt has no transport any more.
+    fn forget(&mut self, attempt: u64) -> Option<Remote> {
+        self.attempt.take_if(|(current, _)| *current == attempt);
+        self.calls.retain(|(of, _), _| *of != attempt);
+        self.remote.take_if(|(current, _)| *current == attempt).map(|(_, remote)| remote)
+    }
 }
 
 impl fmt::Debug for Line {
@@ -98,6 +115,7 @@ impl fmt::Debug for Line {
 
 pub(crate) struct SocketBusiness {
     seat: Seat,
+    client: HttpClient,
     epoch: Epoch,
     lines: BTreeMap<Channel, Line>,
     /// Transports that are open or closing: until they ended, an exclusive server has a consumer.
@@ -116,18 +134,19 @@ impl SocketBusiness {
         let lines = upstreams
             .into_iter()
             .zip(0..)
-            .map(|(upstream, n)| {
-                let protocol = Box::new(WebSocketJson::new(upstream.spec));
-                let backoff = Backoff::new(upstream.backoff, Random::new(seed.wrapping_add(n)));
-                let machine = Connection::new(upstream.name.clone(), protocol, backoff);
-                (
-                    Channel(upstream.name),
-                    Line { machine, router: upstream.router, remote: None, attempt: None },
-                )
+            .filter_map(|(upstream, n)| {
+                let Upstream { name, adapters, backoff, router } = upstream;
+                let backoff = Backoff::new(backoff, Random::new(seed.wrapping_add(n)));
+                let mut protocols = adapters.iter().map(|adapter| adapter.machine());
+                let first = Connection::new(name.clone(), protocols.next()?, backoff);
+                let machine = protocols.fold(first, Connection::or_else);
+                let line = Line { machine, router, remote: None, attempt: None, calls: BTreeMap::new() };
+                Some((Channel(name), line))
             })
             .collect();
         Self {
             seat,
+            client: HttpClient::default(),
             epoch: Epoch::NONE,
             lines,
             transports: 0,
@@ -160,9 +179,10 @@ impl SocketBusiness {
                 let channel = channel.clone();
                 let (kept, dropped) = oneshot::channel();
                 line.attempt = Some((attempt, kept));
+                let client = self.client.clone();
                 io.complete(async move {
                     let given_up = async { drop(dropped.await) };
-                    let result = websocket::connect_unless(&request, given_up).await;
+                    let result = transport::connect_unless(&client, &request, given_up).await;
                     SocketIn::Connected { channel, attempt, result }
                 });
             }
@@ -173,9 +193,14 @@ impl SocketBusiness {
                     tracing::debug!(upstream = %channel.0, "the upstream takes nothing");
                 }
             }
+            Effect::Call { attempt, call } => {
+                self.transports += 1;
+                let (kept, dropped) = oneshot::channel();
+                line.calls.insert((attempt, call.id), kept);
+                io.complete(answer(self.client.clone(), channel.clone(), attempt, call, dropped));
+            }
             Effect::Drop { attempt } => {
-                line.attempt.take_if(|(current, _)| *current == attempt);
-                if let Some((_, remote)) = line.remote.take_if(|(current, _)| *current == attempt) {
+                if let Some(remote) = line.forget(attempt) {
                     remote.close();
                 }
             }
@@ -196,6 +221,11 @@ impl SocketBusiness {
                     Err(error) => refused(error.to_string()),
                 }
             }
+            Effect::Moved(position) => {
+                let (channel, position, changes) = (channel.clone(), Some(position), Vec::new());
+                let publish = HubIn::Publish { epoch, channel, position, live: true, changes };
+                self.seat.peers.hub(publish, io.cause());
+            }
             Effect::Unusable(why) => refused(why),
             Effect::Show(connection) => {
                 let upstream = channel.0.to_string();
@@ -210,19 +240,20 @@ impl SocketBusiness {
         &mut self,
         channel: Channel,
         attempt: u64,
-        result: Result<(WebSocket, Remote), CloseInfo>,
+        result: Result<(Transport, Remote), CloseInfo>,
         io: &mut Io<'_, SocketIn>,
     ) {
         match result {
-            Ok((socket, remote)) => {
+            Ok((transport, remote)) => {
                 let Some(line) = self.lines.get_mut(&channel) else { return };
                 let wanted = line.machine.awaits(attempt);
                 if wanted {
                     line.remote = Some((attempt, remote));
-                    self.drive(&channel, Input::Opened { attempt }, io);
+                    let head = transport.head();
+                    self.drive(&channel, Input::Opened { attempt, head }, io);
                 }
                 // An unwanted transport loses its remote here, which closes it.
-                io.complete(read(channel, attempt, socket, self.seat.pace.clone()));
+                io.complete(read(channel, attempt, transport, self.seat.pace.clone()));
             }
             Err(close) => {
                 self.transports -= 1;
@@ -266,22 +297,32 @@ impl Business for SocketBusiness {
                 }
             }
             SocketIn::Connected { channel, attempt, result } => self.connected(channel, attempt, result, io),
-            SocketIn::Read { channel, attempt, socket, frames, end } => {
+            SocketIn::Read { channel, attempt, transport, frames, end } => {
                 for frame in frames {
                     self.drive(&channel, Input::Frame { attempt, frame }, io);
                 }
                 match end {
-                    None => io.complete(read(channel, attempt, socket, self.seat.pace.clone())),
+                    None => io.complete(read(channel, attempt, transport, self.seat.pace.clone())),
                     Some(close) => {
-                        drop(socket);
+                        drop(transport);
                         self.transports -= 1;
                         if let Some(line) = self.lines.get_mut(&channel) {
-                            line.remote.take_if(|(current, _)| *current == attempt);
+                            line.forget(attempt);
                         }
                         self.drive(&channel, Input::Ended { attempt, close }, io);
                         self.all_closed(io);
                     }
                 }
+            }
+            SocketIn::Answered { channel, attempt, answer } => {
+                self.transports -= 1;
+                if let Some(answer) = answer {
+                    if let Some(line) = self.lines.get_mut(&channel) {
+                        line.calls.remove(&(attempt, answer.call));
+                    }
+                    self.drive(&channel, Input::Frame { attempt, frame: Frame::Answer(answer) }, io);
+                }
+                self.all_closed(io);
             }
             SocketIn::Close { epoch } => {
                 self.ended = self.ended.max(epoch);
@@ -336,8 +377,22 @@ fn describe(state: &ConnectionState) -> String {
     }
 }
 
-async fn read(channel: Channel, attempt: u64, mut socket: WebSocket, pace: Pace) -> SocketIn {
+async fn read(channel: Channel, attempt: u64, mut transport: Transport, pace: Pace) -> SocketIn {
     pace.wait().await;
-    let (frames, end) = socket.next().await;
-    SocketIn::Read { channel, attempt, socket, frames, end }
+    let (frames, end) = transport.next().await;
+    SocketIn::Read { channel, attempt, transport, frames, end }
+}
+
+async fn answer(
+    client: HttpClient,
+    channel: Channel,
+    attempt: u64,
+    call: Call,
+    given_up: oneshot::Receiver<()>,
+) -> SocketIn {
+    let answer = tokio::select! {
+        result = http::call(&client, &call) => Some(Answer { call: call.id, result }),
+        _ = given_up => None,
+    };
+    SocketIn::Answered { channel, attempt, answer }
 }

@@ -8,7 +8,7 @@ use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use paceline_channel::{
-    protocol::Secret,
+    protocol::{Call, CloseInfo, ConnectRequest, Head, Reply, Secret},
     template::{FillError, Template, Vault, percent_encode},
 };
 use paceline_proto::{
@@ -28,12 +28,15 @@ use tokio::sync::OnceCell;
 use crate::{
     fetch::{FetchContext, Fetcher, Fetching, failure},
     tls,
+    transport::{failed, invalid},
 };
 
 pub use reqwest::Method;
 
 /// Look-up, connect and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that vanished is noticed by the kernel too.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Idle connections kept per server: one for the background, one for who waits.
 const IDLE_MAX: usize = 2;
 /// Redirects followed within an origin.
@@ -105,7 +108,7 @@ impl fmt::Debug for HttpClient {
 }
 
 impl HttpClient {
-    async fn get(&self, secure: bool) -> Result<&Client, String> {
+    pub(crate) async fn get(&self, secure: bool) -> Result<&Client, String> {
         if secure {
             let make = async {
                 // Reads the system's roots, some milliseconds the first time.
@@ -146,6 +149,7 @@ fn client(tls: ClientConfig) -> Result<Client, String> {
         .referer(false)
         .user_agent(concat!("paceline/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_keepalive(KEEPALIVE)
         .pool_max_idle_per_host(IDLE_MAX)
         .build()
         .map_err(|error| format!("the HTTP client cannot be set up: {}", cause(&error)))
@@ -153,7 +157,7 @@ fn client(tls: ClientConfig) -> Result<Client, String> {
 
 impl HttpFetcher {
     async fn run(&self, context: &FetchContext) -> Result<FetchOutcome, FetchFailure> {
-        let call = Call::new(&self.request, context, &*self.vault)?;
+        let call = Exchange::new(&self.request, context, &*self.vault)?;
         let exchange = async {
             let client = self
                 .client
@@ -178,7 +182,7 @@ impl HttpFetcher {
 }
 
 /// A request that is filled in.
-struct Call<'a> {
+struct Exchange<'a> {
     resource: &'a str,
     method: Method,
     url: Url,
@@ -187,7 +191,7 @@ struct Call<'a> {
     conditional: bool,
 }
 
-impl<'a> Call<'a> {
+impl<'a> Exchange<'a> {
     fn new(
         request: &'a HttpRequest,
         context: &FetchContext,
@@ -369,7 +373,7 @@ fn traceparent(trace: Trace) -> Option<HeaderValue> {
 
 /// `Retry-After` in seconds, or as a date, which is compared with the server's own clock: no clock of this machine takes
 /// part.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::trim);
     let value = text(header::RETRY_AFTER)?;
     let wait = match value.parse::<u64>() {
@@ -381,6 +385,94 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         }
     };
     Some(wait.min(RETRY_AFTER_MAX))
+}
+
+/// The beginning of an answer, as protocols see it.
+pub(crate) fn head(status: u16, headers: &HeaderMap) -> Head {
+    let texts = headers.iter().filter_map(|(name, value)| {
+        let text = std::str::from_utf8(value.as_bytes()).ok()?;
+        Some((name.as_str().to_owned(), text.to_owned()))
+    });
+    Head { status, headers: texts.collect(), retry_after: retry_after(headers) }
+}
+
+/// Headers with values that nothing shows. The error names the one that cannot be sent.
+fn secret_headers(headers: &[(String, Secret)]) -> Result<HeaderMap, String> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        let header =
+            HeaderName::try_from(name.as_str()).map_err(|_| format!("{name:?} is no name of a header"))?;
+        let mut value = HeaderValue::try_from(value.reveal().as_bytes())
+            .map_err(|_| format!("the value of the header {name} has characters that are not allowed"))?;
+        value.set_sensitive(true);
+        map.insert(header, value);
+    }
+    Ok(map)
+}
+
+/// The body of an answer, as it comes. Dropped, its connection ends.
+pub(crate) struct Body(Response);
+
+impl Body {
+    /// The next bytes; `None` = the end.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, String> {
+        self.0.chunk().await.map_err(|error| cause(&error))
+    }
+}
+
+/// Asks for a stream, and waits for the answer to begin.
+pub(crate) async fn stream(client: &HttpClient, request: &ConnectRequest) -> Result<(Body, Head), CloseInfo> {
+    let url = Url::parse(&request.url)
+        .map_err(|error| invalid(format!("the address of the stream cannot be used: {error}")))?;
+    let secure = match url.scheme() {
+        "http" => false,
+        "https" => true,
+        _ => return Err(invalid("the address of a stream must begin with http:// or https://")),
+    };
+    let headers = secret_headers(&request.headers).map_err(invalid)?;
+    let client = client.get(secure).await.map_err(failed)?;
+    let response = client.get(url).headers(headers).send().await.map_err(|error| {
+        // Asking again leads around the same circle.
+        if error.is_redirect() { invalid(cause(&error)) } else { failed(cause(&error)) }
+    })?;
+    let status = response.status();
+    let head = head(status.as_u16(), response.headers());
+    if status.is_success() {
+        return Ok((Body(response), head));
+    }
+    Err(CloseInfo {
+        status: Some(status.as_u16()),
+        retry_after: head.retry_after,
+        ..failed(format!("the server refused with status {status}"))
+    })
+}
+
+/// Makes the call of a protocol. Redirects are followed as for a declared request.
+///
+/// # Errors
+/// In words, when no whole answer came in time or the body is too long. Secrets and the URL's parameters are not in them.
+pub async fn call(client: &HttpClient, call: &Call) -> Result<Reply, String> {
+    let exchange = async {
+        let url = Url::parse(&call.url).map_err(|error| format!("the address cannot be used: {error}"))?;
+        let client = client.get(url.scheme() == "https").await?;
+        let method = if call.body.is_some() { Method::POST } else { Method::GET };
+        let mut request = client.request(method, url).headers(secret_headers(&call.headers)?);
+        if let Some(body) = &call.body {
+            request = request.body(body.reveal().to_owned());
+        }
+        let mut response = request.send().await.map_err(|error| cause(&error))?;
+        let head = head(response.status().as_u16(), response.headers());
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| cause(&error))? {
+            if body.len() + chunk.len() > call.max_body {
+                return Err(format!("the answer has more than {} bytes", call.max_body));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Reply { head, body: body.freeze() })
+    };
+    let late = |_| Err(format!("no whole answer within {:?}", call.timeout));
+    tokio::time::timeout(call.timeout, exchange).await.unwrap_or_else(late)
 }
 
 /// The innermost cause; what is around it repeats the URL with its parameters.

@@ -2,5 +2,7 @@
 
 pub mod fetch;
 pub mod http;
+mod stream;
 mod tls;
+pub mod transport;
 pub mod websocket;

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::{fmt, time::Duration};
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use paceline_channel::protocol::{CloseInfo, ConnectRequest, Frame, Outgoing};
+use paceline_channel::protocol::{CloseInfo, ConnectRequest, Frame, Head, Outgoing, TOO_LONG, Transport};
 use rustix::net::{self, sockopt};
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 use tokio_tungstenite::{
@@ -15,60 +15,32 @@ use tokio_tungstenite::{
         client::IntoClientRequest,
         error::CapacityError,
         handshake::client::Request,
-        http::{HeaderName, HeaderValue, StatusCode, Uri, header},
+        http::{HeaderName, HeaderValue, Uri, header},
         protocol::WebSocketConfig,
     },
 };
 
-use crate::tls;
+use crate::{
+    http::{head, retry_after},
+    tls,
+    transport::{CLOSE_TIMEOUT, CONNECT_TIMEOUT, Command, OUTGOING_MAX, Remote, failed, invalid, unless},
+};
 
-/// Look-up, connect, TLS and handshake together.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// The server's answer to our Close is waited for this long, so that it has seen the end before a successor connects.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 /// A frame that the server does not take for so long ends the connection.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Frames handed out at once.
 const BATCH: usize = 64;
-/// Unsent frames of ours: subscriptions and heartbeats; a server that takes none of them is dead.
-const OUTGOING_MAX: usize = 1024;
-
-/// Close code of RFC 6455 for a message over the bound, whoever noticed it.
-const TOO_LONG: u16 = 1009;
 
 /// An open WebSocket. Dropped, its TCP connection ends at once, also for those who hold a duplicate of its socket.
 pub struct WebSocket {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
     commands: mpsc::Receiver<Command>,
+    head: Head,
 }
 
 impl fmt::Debug for WebSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WebSocket").finish_non_exhaustive()
-    }
-}
-
-#[derive(Debug)]
-enum Command {
-    Send(Outgoing),
-    Close,
-}
-
-/// Sends on an open WebSocket and closes it, while another holder polls it.
-#[derive(Debug)]
-pub struct Remote(mpsc::Sender<Command>);
-
-impl Remote {
-    /// Queues a frame. False when the connection is gone or takes nothing.
-    pub fn send(&self, frame: Outgoing) -> bool {
-        self.0.try_send(Command::Send(frame)).is_ok()
-    }
-
-    /// Closes politely: `next` reports the end when the server has seen it, or after a bounded time.
-    pub fn close(&self) {
-        if self.0.try_send(Command::Close).is_err() {
-            tracing::debug!("the connection to close is gone or takes nothing");
-        }
     }
 }
 
@@ -94,23 +66,7 @@ pub async fn connect_unless(
     given_up: impl Future<Output = ()>,
 ) -> Result<(WebSocket, Remote), CloseInfo> {
     let attempt = connect(request);
-    tokio::pin!(attempt);
-    tokio::select! {
-        result = &mut attempt => return result,
-        () = given_up => {}
-    }
-    timeout(CLOSE_TIMEOUT, attempt)
-        .await
-        .unwrap_or_else(|_| Err(failed("the attempt was given up by this side")))
-}
-
-fn failed(reason: impl fmt::Display) -> CloseInfo {
-    CloseInfo { reason: reason.to_string(), ..CloseInfo::default() }
-}
-
-/// A mistake in the declaration: trying again does not help, as if the server had refused the request.
-fn invalid(reason: impl fmt::Display) -> CloseInfo {
-    CloseInfo { status: Some(StatusCode::BAD_REQUEST.as_u16()), ..failed(reason) }
+    unless(attempt, given_up).await
 }
 
 async fn open(request: &ConnectRequest) -> Result<(WebSocket, Remote), CloseInfo> {
@@ -130,11 +86,12 @@ async fn open(request: &ConnectRequest) -> Result<(WebSocket, Remote), CloseInfo
     let config = WebSocketConfig::default()
         .max_message_size(Some(request.max_message))
         .max_frame_size(Some(request.max_message));
-    let (stream, _) = client_async_tls_with_config(handshake, tcp, Some(config), Some(connector))
+    let (stream, response) = client_async_tls_with_config(handshake, tcp, Some(config), Some(connector))
         .await
         .map_err(|error| refused(&error))?;
+    let head = head(response.status().as_u16(), response.headers());
     let (sender, commands) = mpsc::channel(OUTGOING_MAX);
-    Ok((WebSocket { stream, commands }, Remote(sender)))
+    Ok((WebSocket { stream, commands, head }, Remote(sender)))
 }
 
 fn handshake(request: &ConnectRequest) -> Result<Request, CloseInfo> {
@@ -150,8 +107,10 @@ fn handshake(request: &ConnectRequest) -> Result<Request, CloseInfo> {
         value.set_sensitive(true);
         handshake.headers_mut().append(header, value);
     }
-    if !request.subprotocols.is_empty() {
-        let value = HeaderValue::try_from(request.subprotocols.join(", "))
+    if let Transport::WebSocket(subprotocols) = &request.transport
+        && !subprotocols.is_empty()
+    {
+        let value = HeaderValue::try_from(subprotocols.join(", "))
             .map_err(|_| invalid("a subprotocol has characters that are not allowed"))?;
         handshake.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, value);
     }
@@ -190,14 +149,9 @@ fn tune(tcp: &TcpStream) -> std::io::Result<()> {
 
 fn refused(error: &tungstenite::Error) -> CloseInfo {
     let tungstenite::Error::Http(response) = error else { return failed(error) };
-    let retry_after = response
-        .headers()
-        .get(header::RETRY_AFTER)
-        .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-        .map(Duration::from_secs);
     CloseInfo {
         status: Some(response.status().as_u16()),
-        retry_after,
+        retry_after: retry_after(response.headers()),
         reason: format!("the server refused with status {}", response.status()),
         ..CloseInfo::default()
     }
@@ -213,6 +167,11 @@ impl Drop for WebSocket {
 }
 
 impl WebSocket {
+    /// What the server answered.
+    pub const fn head(&self) -> &Head {
+        &self.head
+    }
+
     /// A second descriptor of the TCP socket, closed on exec. Whoever holds it can end the connection with `shutdown`
     /// while this process is stopped, and keeps nothing alive: it ends with this value all the same.
     ///

@@ -9,7 +9,7 @@ use std::{fs, path::Path, process::Command, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use paceline_channel::{
-    protocol::{CloseInfo, ConnectRequest, Frame},
+    protocol::{CloseInfo, ConnectRequest, Frame, Transport},
     template::{NoSecrets, Setting, Template},
 };
 use paceline_proto::{fetch::FetchOutcome, id::Trace};
@@ -148,7 +148,8 @@ async fn child() {
         }
         return;
     }
-    let request = ConnectRequest { url, headers: Vec::new(), subprotocols: Vec::new(), max_message: 1024 };
+    let request =
+        ConnectRequest { max_message: 1024, ..ConnectRequest::new(Transport::WebSocket(Vec::new()), url) };
     match connect(&request).await {
         Ok((mut socket, _remote)) => match socket.next().await.0.as_slice() {
             [Frame::Text(text)] => println!("received {}", String::from_utf8_lossy(text)),

@@ -8,7 +8,7 @@ use futures_util::{FutureExt, SinkExt, StreamExt};
 use paceline_channel::{
     backoff::{Backoff, BackoffSpec},
     connection::{Connection, Effect, Input},
-    protocol::{CloseInfo, ConnectRequest, Frame, Outgoing, Secret},
+    protocol::{CloseInfo, ConnectRequest, Frame, Head, Outgoing, Secret, Transport},
     random::Random,
     websocket::{Heartbeat, WebSocketJson, WebSocketSpec},
 };
@@ -38,7 +38,7 @@ fn request(port: u16) -> ConnectRequest {
     ConnectRequest {
         url: format!("ws://127.0.0.1:{port}/feed?since=4"),
         headers: vec![("X-Token".into(), Secret::new("s3cret"))],
-        subprotocols: Vec::new(),
+        transport: Transport::WebSocket(Vec::new()),
         max_message: 1024,
     }
 }
@@ -221,7 +221,7 @@ async fn a_subprotocol_is_offered_and_one_that_was_not_is_refused() {
     {
         let (listener, port) = listen().await;
         let request = ConnectRequest {
-            subprotocols: offered.iter().map(ToString::to_string).collect(),
+            transport: Transport::WebSocket(offered.iter().map(ToString::to_string).collect()),
             ..request(port)
         };
         let server = async {
@@ -272,7 +272,7 @@ async fn a_server_that_falls_silent_is_given_up_by_the_machine() {
             Effect::Connect { attempt, .. } => Some(*attempt),
             _ => None,
         });
-        let (_, mut due) = tell(Time(0), Input::Opened { attempt: attempt.unwrap() });
+        let (_, mut due) = tell(Time(0), Input::Opened { attempt: attempt.unwrap(), head: Head::default() });
         let mut given_up = None;
         while given_up.is_none() {
             assert!(socket.next().now_or_never().is_none(), "the transport sees nothing");

@@ -14,7 +14,7 @@ use crate::{
     error::Error,
     resource::Resource,
     session::{Session, block_on},
-    upstream::WebSocket,
+    upstream::Upstream,
 };
 
 /// What a session is joined with.
@@ -25,7 +25,7 @@ pub struct Builder {
     label: String,
     rank: Rank,
     state_dir: Option<PathBuf>,
-    upstreams: Vec<WebSocket>,
+    upstreams: Vec<Upstream>,
     resources: Vec<Resource>,
     signals: Option<Afterwards>,
     declarations: Declarations,
@@ -127,8 +127,8 @@ impl Builder {
 
     /// Declares a live upstream. The session that leads opens it; every session of a group declares the same.
     #[must_use]
-    pub fn upstream(mut self, upstream: WebSocket) -> Self {
-        self.upstreams.push(upstream);
+    pub fn upstream(mut self, upstream: impl Into<Upstream>) -> Self {
+        self.upstreams.push(upstream.into());
         self
     }
 
@@ -205,7 +205,7 @@ impl Builder {
         let mut upstreams = self
             .upstreams
             .into_iter()
-            .map(WebSocket::build)
+            .map(Upstream::build)
             .collect::<Result<Vec<_>, _>>()
             .map_err(Error::Invalid)?;
         if let Some(config) = &config {

@@ -25,7 +25,7 @@ use crate::error::Error;
 /// assert!(paceline::capabilities().has(Part::Http));
 /// ```
 pub fn capabilities() -> Capabilities {
-    Capabilities::of([Part::WebSocket, Part::Http, Part::QueryEngine])
+    Capabilities::of([Part::WebSocket, Part::Sse, Part::Http, Part::QueryEngine])
 }
 
 /// Configuration as it was handed to the builder.
@@ -67,12 +67,12 @@ impl Declarations {
                 secrets
             }
         };
-        let made = config.websockets(&secrets).map_err(|error| Error::Invalid(error.to_string()))?;
+        let made = config.live_upstreams(&secrets).map_err(|error| Error::Invalid(error.to_string()))?;
         Ok(made
             .into_iter()
             .map(|it| Upstream {
                 name: it.name.into(),
-                spec: it.spec,
+                adapters: vec![it.adapter],
                 backoff: it.backoff,
                 router: it.router,
             })
@@ -171,8 +171,12 @@ impl Secrets<'_> {
     /// Every secret that an upstream needs is there.
     fn check(&self) -> Result<(), Error> {
         for upstream in self.config.upstreams().values() {
-            let Declared::WebSocket(upstream) = upstream.value() else { continue };
-            for (_, header) in upstream.headers().iter() {
+            let headers = match upstream.value() {
+                Declared::WebSocket(upstream) => upstream.headers(),
+                Declared::Sse(upstream) => upstream.headers(),
+                Declared::Pusher(_) => continue,
+            };
+            for (_, header) in headers.iter() {
                 for name in header.template().secrets() {
                     self.look_up(name)?;
                 }

@@ -74,4 +74,10 @@ pub use paceline_runtime::replica::GroupView;
 pub use query::{DataStatus, Query, Subscription, View};
 pub use resource::{Fetch, FetchError, Found, Resource};
 pub use session::{Receipt, Session};
-pub use upstream::{Change, Route, WebSocket};
+pub use upstream::{Change, Custom, Route, Sse, Upstream, WebSocket};
+
+/// What an upstream protocol of an application's own is made of: an [`Adapter`](adapter::Adapter) for [`Custom`].
+pub mod adapter {
+    pub use paceline_channel::protocol::*;
+    pub use paceline_proto::{hub::Resume, time::Time};
+}

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use paceline_channel::{
     backoff::BackoffSpec,
     path::Path,
-    protocol::Secret,
+    protocol::{Adapter, Secret},
     route::{self, Router},
+    sse::{Shape, SseSpec},
     websocket::{Heartbeat, PositionSpec, WebSocketSpec},
 };
 use paceline_proto::{
@@ -16,17 +17,128 @@ use paceline_proto::{
     message,
 };
 use paceline_query::{key::QueryKey, patch::Patch};
-use paceline_runtime::socket::Upstream;
+use paceline_runtime::socket;
 use serde::Serialize;
 use serde_json::Value;
 
-/// A WebSocket that carries JSON messages.
+/// An upstream as it is declared: a [`WebSocket`], an [`Sse`], or a [`Custom`] one.
 ///
 /// The group holds one connection to it, in the session that leads. Mistakes in the declaration are reported by `join`.
+#[derive(Debug, Clone)]
+pub struct Upstream(Result<socket::Upstream, String>);
+
+impl Upstream {
+    pub(crate) fn build(self) -> Result<socket::Upstream, String> {
+        self.0
+    }
+}
+
+/// What all upstreams have.
+#[derive(Clone)]
+struct Common {
+    name: String,
+    backoff: BackoffSpec,
+    routes: Vec<Route>,
+    closure: Option<route::Closure>,
+    others: Vec<Upstream>,
+}
+
+impl Common {
+    fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            backoff: BackoffSpec::default(),
+            routes: Vec::new(),
+            closure: None,
+            others: Vec::new(),
+        }
+    }
+
+    fn build(self, adapter: Result<Arc<dyn Adapter>, String>) -> Upstream {
+        let Self { name, backoff, routes, closure, others } = self;
+        let made = || {
+            let mut adapters = vec![adapter?];
+            for other in others {
+                adapters.extend(other.build()?.adapters);
+            }
+            let mut router = Router::default();
+            for route in routes {
+                router.push(route.0.map_err(|error| error.to_string())?);
+            }
+            if let Some(closure) = closure {
+                router.set_closure(closure);
+            }
+            Ok::<_, String>((adapters, router))
+        };
+        Upstream(match made() {
+            Ok((adapters, router)) => Ok(socket::Upstream { name: name.into(), adapters, backoff, router }),
+            Err(error) => Err(format!("declare the upstream {name:?}: {error}")),
+        })
+    }
+}
+
+macro_rules! common {
+    ($upstream:ident) => {
+        impl $upstream {
+            /// Upper bound of the first delay between attempts, and of any.
+            pub fn backoff(mut self, base: Duration, cap: Duration) -> Self {
+                self.common.backoff.base = base;
+                self.common.backoff.cap = cap;
+                self
+            }
+
+            /// Adds a route. All routes that fit a message apply, in order, as one change.
+            pub fn route(mut self, route: Route) -> Self {
+                self.common.routes.push(route);
+                self
+            }
+
+            /// Routes messages by code. Runs on the session's thread, in the session that leads; keep it short.
+            pub fn route_with(
+                mut self,
+                route: impl Fn(&Value) -> Vec<Change> + Send + Sync + 'static,
+            ) -> Self {
+                self.common.closure = Some(Arc::new(move |message| {
+                    route(message).into_iter().map(|change| change.0).collect()
+                }));
+                self
+            }
+
+            /// Another way to the same messages and positions, tried in its turn when those before it fail. Its name,
+            /// backoff and routes are not used.
+            pub fn or_else(mut self, other: impl Into<Upstream>) -> Self {
+                self.common.others.push(other.into());
+                self
+            }
+        }
+
+        impl fmt::Debug for $upstream {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($upstream))
+                    .field("name", &self.common.name)
+                    .field("routes", &self.common.routes)
+                    .finish_non_exhaustive()
+            }
+        }
+
+        impl From<$upstream> for Upstream {
+            fn from(upstream: $upstream) -> Self {
+                let adapter = upstream.adapter();
+                upstream.common.build(adapter)
+            }
+        }
+    };
+}
+
+common!(WebSocket);
+common!(Sse);
+common!(Custom);
+
+/// A WebSocket that carries JSON messages.
 #[derive(Clone)]
 #[must_use]
 pub struct WebSocket {
-    name: String,
+    common: Common,
     spec: WebSocketSpec,
     offset: Option<String>,
     epoch: Option<String>,
@@ -34,25 +146,13 @@ pub struct WebSocket {
     resume: Resume,
     dense: bool,
     live_when: Option<String>,
-    backoff: BackoffSpec,
-    routes: Vec<Route>,
-    closure: Option<route::Closure>,
-}
-
-impl fmt::Debug for WebSocket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WebSocket")
-            .field("name", &self.name)
-            .field("routes", &self.routes)
-            .finish_non_exhaustive()
-    }
 }
 
 impl WebSocket {
     /// The upstream `name` at `url` (`ws://` or `wss://`).
     pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
         Self {
-            name: name.into(),
+            common: Common::new(name),
             spec: WebSocketSpec::new(url),
             offset: None,
             epoch: None,
@@ -60,9 +160,6 @@ impl WebSocket {
             resume: Resume::None,
             dense: false,
             live_when: None,
-            backoff: BackoffSpec::default(),
-            routes: Vec::new(),
-            closure: None,
         }
     }
 
@@ -122,59 +219,120 @@ impl WebSocket {
         self
     }
 
-    /// Upper bound of the first delay between attempts, and of any.
-    pub fn backoff(mut self, base: Duration, cap: Duration) -> Self {
-        self.backoff.base = base;
-        self.backoff.cap = cap;
-        self
-    }
-
     /// Longest message taken, bytes. Default: 1 MiB.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.spec.max_message = bytes;
         self
     }
 
-    /// Adds a route. All routes that fit a message apply, in order, as one change.
-    pub fn route(mut self, route: Route) -> Self {
-        self.routes.push(route);
-        self
-    }
-
-    /// Routes messages by code. Runs on the session's thread, in the session that leads; keep it short.
-    pub fn route_with(mut self, route: impl Fn(&Value) -> Vec<Change> + Send + Sync + 'static) -> Self {
-        self.closure =
-            Some(Arc::new(move |message| route(message).into_iter().map(|change| change.0).collect()));
-        self
-    }
-
-    pub(crate) fn build(self) -> Result<Upstream, String> {
-        let name = self.name;
-        let in_name = |error: &dyn fmt::Display| format!("declare the upstream {name:?}: {error}");
-        let mut spec = self.spec;
-        if let Some(offset) = self.offset {
-            let epoch: Option<Path> =
-                self.epoch.map(|path| path.parse()).transpose().map_err(|error| in_name(&error))?;
+    fn adapter(&self) -> Result<Arc<dyn Adapter>, String> {
+        let path = |text: &str| text.parse::<Path>().map_err(|error| error.to_string());
+        let mut spec = self.spec.clone();
+        if let Some(offset) = &self.offset {
             spec.position = Some(PositionSpec {
-                offset: offset.parse().map_err(|error| in_name(&error))?,
-                epoch,
-                resume_query: self.resume_query,
+                offset: path(offset)?,
+                epoch: self.epoch.as_deref().map(path).transpose()?,
+                resume_query: self.resume_query.clone(),
                 resume: self.resume,
                 dense: self.dense,
             });
         } else if self.resume != Resume::None {
-            return Err(in_name(&"to resume, it needs the path of a position"));
+            return Err("to resume, it needs the path of a position".to_owned());
         }
+        let live_when = self.live_when.as_ref().map(|when| when.parse()).transpose();
         spec.live_when =
-            self.live_when.map(|when| when.parse()).transpose().map_err(|error| in_name(&error))?;
-        let mut router = Router::default();
-        for route in self.routes {
-            router.push(route.0.map_err(|error| in_name(&error))?);
-        }
-        if let Some(closure) = self.closure {
-            router.set_closure(closure);
-        }
-        Ok(Upstream { name: name.into(), spec, backoff: self.backoff, router })
+            live_when.map_err(|error: paceline_channel::condition::ConditionError| error.to_string())?;
+        Ok(Arc::new(spec))
+    }
+}
+
+/// Server-Sent Events.
+///
+/// A message is `{"type": NAME, "id": ID, "data": DATA}`, where data that is JSON is parsed and other data is a text. The
+/// id of an event is its position: a reconnect, by whichever session leads then, asks for what came after it. The server
+/// is not believed to have kept everything unless [`Sse::proven`] or [`Sse::dense`] says so.
+#[derive(Clone)]
+#[must_use]
+pub struct Sse {
+    common: Common,
+    spec: SseSpec,
+}
+
+impl Sse {
+    /// The upstream `name` at `url` (`http://` or `https://`).
+    pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
+        Self { common: Common::new(name), spec: SseSpec::new(url) }
+    }
+
+    /// A header of the request. Its value appears in no log, trace or message.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.spec.headers.push((name.into(), Secret::new(value)));
+        self
+    }
+
+    /// The server sends everything since the last id, or refuses: a reconnect is no gap.
+    pub fn proven(mut self) -> Self {
+        self.spec.resume = Resume::Proven;
+        self
+    }
+
+    /// Ids are numbers without holes: a hole proves a loss, its absence proves that nothing is missing.
+    pub fn dense(mut self) -> Self {
+        self.spec.dense = true;
+        self
+    }
+
+    /// The server cannot resume: ids are no positions, and every reconnect is a gap.
+    pub fn without_resume(mut self) -> Self {
+        self.spec.last_event_id = false;
+        self
+    }
+
+    /// The data of an event, which is JSON, is the message, as on another transport of the same messages.
+    pub fn data_is_message(mut self) -> Self {
+        self.spec.shape = Shape::Data;
+        self
+    }
+
+    /// The server is dead after so long without a byte; comments count. Default: 45 s.
+    pub fn read_timeout(mut self, timeout: Duration) -> Self {
+        self.spec.read_timeout = timeout;
+        self
+    }
+
+    /// Bounds for the delay that the server asks for. Default: 1 s and 30 s.
+    pub fn retry_clamp(mut self, least: Duration, most: Duration) -> Self {
+        self.spec.retry_clamp = (least, most.max(least));
+        self
+    }
+
+    /// Longest event taken, bytes. Default: 1 MiB.
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.spec.max_message = bytes;
+        self
+    }
+
+    fn adapter(&self) -> Result<Arc<dyn Adapter>, String> {
+        Ok(Arc::new(self.spec.clone()))
+    }
+}
+
+/// An upstream with a protocol of the application's own; see [`adapter`](crate::adapter).
+#[derive(Clone)]
+#[must_use]
+pub struct Custom {
+    common: Common,
+    adapter: Arc<dyn Adapter>,
+}
+
+impl Custom {
+    /// The upstream `name`, spoken to by the machines of `adapter`.
+    pub fn new(name: impl Into<String>, adapter: impl Adapter + 'static) -> Self {
+        Self { common: Common::new(name), adapter: Arc::new(adapter) }
+    }
+
+    fn adapter(&self) -> Result<Arc<dyn Adapter>, String> {
+        Ok(self.adapter.clone())
     }
 }
 
@@ -188,6 +346,16 @@ impl Route {
     /// For messages that fit the condition, for example `$.type == "PACKAGE_UPDATE"`.
     pub fn when(condition: &str) -> Self {
         Self(route::Route::new().when(condition))
+    }
+
+    /// For messages on channels of this pattern, for example `org.{org}`, whose names fill the keys behind it.
+    pub fn channel(pattern: &str) -> Self {
+        Self(route::Route::new().channel(pattern))
+    }
+
+    /// Only for messages of one of these types.
+    pub fn named<N: Into<String>>(self, names: impl IntoIterator<Item = N>) -> Self {
+        Self(self.0.map(|route| route.named(names)))
     }
 
     /// For every message.

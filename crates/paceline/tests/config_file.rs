@@ -134,17 +134,18 @@ async fn what_this_build_lacks_is_refused_by_name_and_nothing_joins() {
     let dir = tempfile::tempdir().unwrap();
     let file = write(
         &dir,
-        "[upstreams.events]\nprotocol = \"sse\"\nurl = \"https://api.example.com/\"\n[outbox]\nattempts = 3\n",
+        "[upstreams.events]\nprotocol = \"sse\"\nurl = \"https://api.example.com/\"\nconnect_when = \"subscribed\"\n\
+         [outbox]\nattempts = 3\n",
     );
     let state = dir.path().join("state");
     let refused = Session::builder("test").state_dir(&state).config_file(&file).join().await;
     let Err(Error::Config(error)) = refused else { panic!("{refused:?}") };
     assert!(error.problems.iter().all(|problem| problem.kind == ProblemKind::Unbuilt), "{error}");
     let text = error.to_string();
-    for part in ["needs a build with Server-Sent Events", "needs a build with the outbox"] {
+    for part in ["needs a build with connecting on demand", "needs a build with the outbox"] {
         assert!(text.contains(part), "{text}");
     }
-    assert!(text.contains(&format!("{}:2:1: upstreams.events.protocol", file.display())), "{text}");
+    assert!(text.contains(&format!("{}:4:16: upstreams.events.connect_when", file.display())), "{text}");
     assert!(!state.exists(), "nothing was made");
 }
 

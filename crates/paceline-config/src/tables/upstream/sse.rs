@@ -1,5 +1,6 @@
 //! Server-Sent Events.
 
+use paceline_proto::limits::VALUE_MAX;
 use serde_json::Value;
 
 use super::{Background, Backoff, ConnectWhen, FallbackStep, NONE, Protocol, names, needs};
@@ -7,12 +8,14 @@ use crate::{
     node::Node,
     origin::Origin,
     reader::{Check, Field, Reader, Sourced},
-    value::{Count, Headers, HttpUrl, Interval, Name},
+    value::{Bytes, Count, Headers, HttpUrl, Interval, Name},
 };
 
 words! {
-    /// What a reconnect proves where it cannot prove that nothing is missing.
+    /// What a reconnect with the last event's id proves.
     SseContinuity {
+        /// The server resumes after the last id and sends everything since, or refuses.
+        Proven = "proven",
         /// The server resumes after the last id as far as it can.
         Unproven = "unproven",
         /// Every reconnect is a gap.
@@ -72,12 +75,14 @@ table! {
         has last_event_id: bool = true, "what the standard asks for",
         /// What a reconnect can prove.
         has continuity: SseContinuity = "unproven", "the standard has no proof that nothing is missing",
+        /// Ids are numbers without holes: a hole proves a loss, its absence that nothing is missing.
+        has dense: bool = false, "ids are opaque by the standard",
     }
 }
 
 impl Check for SsePosition {
     fn check(&self, _: &Origin, reader: &mut Reader<'_>) {
-        if !self.last_event_id.value() && *self.continuity.value() == SseContinuity::Unproven {
+        if !self.last_event_id.value() && *self.continuity.value() != SseContinuity::None {
             reader.relate(
                 ("last_event_id", self.last_event_id.origin()),
                 ("continuity", self.continuity.origin()),
@@ -107,6 +112,8 @@ table! {
         has read_timeout: Interval = "45s", "three of the usual comments of 15 s",
         /// Bounds for the delay that the server asks for.
         has retry_clamp: Clamp = ["1s", "30s"], "as the backoff",
+        /// Longest event taken.
+        has max_message: Bytes<1, { VALUE_MAX as u64 }> = "1MiB", "what a value of the cache may take",
         /// Where events say where they stand.
         table position: SsePosition,
         /// When to try again.

@@ -1,0 +1,127 @@
+//! A server of Server-Sent Events that numbers its messages, keeps some of them, and can be down.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    sync::Arc,
+};
+
+use parking_lot::{Condvar, Mutex};
+
+/// The server. Its threads end with the process.
+#[derive(Debug)]
+pub struct EventSource {
+    /// Where it listens.
+    pub url: String,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Messages so far; they are numbered from 1.
+    published: u64,
+    /// Messages up to here are kept no more.
+    evicted: u64,
+    down: bool,
+    /// Connections of an older generation are cut.
+    generation: u64,
+    /// The last id that each request named.
+    asked: Vec<Option<u64>>,
+}
+
+impl EventSource {
+    /// Starts one. Message n is `{"n": n}` with the id n, behind `prefix`.
+    ///
+    /// # Panics
+    /// When there is no port.
+    pub fn start(prefix: &'static str) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("it has an address"));
+        let shared = Arc::new(Shared::default());
+        let serving = shared.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let shared = serving.clone();
+                // A client that goes away is no failure.
+                std::thread::spawn(move || drop(serve(stream, &shared, prefix)));
+            }
+        });
+        Self { url, shared }
+    }
+
+    /// Publishes the next message and returns its number.
+    pub fn publish(&self) -> u64 {
+        let mut state = self.shared.state.lock();
+        state.published += 1;
+        self.shared.changed.notify_all();
+        state.published
+    }
+
+    /// Cuts all connections and refuses new ones until [`EventSource::up`].
+    pub fn down(&self) {
+        let mut state = self.shared.state.lock();
+        state.down = true;
+        state.generation += 1;
+        self.shared.changed.notify_all();
+    }
+
+    /// Serves again.
+    pub fn up(&self) {
+        self.shared.state.lock().down = false;
+    }
+
+    /// Forgets the messages up to this one.
+    pub fn evict(&self, upto: u64) {
+        self.shared.state.lock().evicted = upto;
+    }
+
+    /// The last id that each request so far named.
+    pub fn asked(&self) -> Vec<Option<u64>> {
+        self.shared.state.lock().asked.clone()
+    }
+}
+
+fn serve(mut stream: TcpStream, shared: &Shared, prefix: &str) -> std::io::Result<()> {
+    let mut last = None;
+    for line in BufReader::new(stream.try_clone()?).lines() {
+        let line = line?.to_lowercase();
+        if let Some(id) = line.strip_prefix("last-event-id: ") {
+            last = id.strip_prefix(prefix).and_then(|id| id.parse().ok());
+        }
+        if line.is_empty() {
+            break;
+        }
+    }
+    let (mut sent, generation) = {
+        let mut state = shared.state.lock();
+        if state.down {
+            return stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
+        }
+        state.asked.push(last);
+        (last.unwrap_or(state.published), state.generation)
+    };
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n: hello\n\n")?;
+    loop {
+        let upto = {
+            let mut state = shared.state.lock();
+            while state.published == sent && state.generation == generation {
+                shared.changed.wait(&mut state);
+            }
+            if state.generation != generation {
+                return Ok(());
+            }
+            sent = sent.max(state.evicted);
+            state.published
+        };
+        for n in sent + 1..=upto {
+            write!(stream, "id: {prefix}{n}\ndata: {{\"n\": {n}}}\n\n")?;
+        }
+        sent = upto;
+    }
+}
