@@ -77,8 +77,10 @@ pub const LINK_QUEUE_FRAMES: usize = 1024;
 /// Bytes queued for one follower before it is conflated, if it takes nothing.
 pub const LINK_QUEUE_BYTES: usize = 4 << 20;
 /// A follower that takes a piece of output (`WRITE_MAX`) within this time is not slow, however much came at once: a burst
-/// after a takeover is no fault of its reader.
-pub const LINK_PATIENCE: Duration = Duration::from_millis(100);
+/// after a takeover is no fault of its reader, nor is a processor that dozens of processes share.
+pub const LINK_PATIENCE: Duration = Duration::from_secs(1);
+/// So long the upstream is not read when a queue is half full and its reader has not taken the piece it was given.
+pub const LINK_PAUSE: Duration = Duration::from_millis(100);
 /// Times the two bounds above that a queue may hold in any case; frames are shared, so a queue costs references.
 pub const LINK_QUEUE_BURST: usize = 8;
 /// How long a new owner buffers a channel that cannot resume while it waits for offers.

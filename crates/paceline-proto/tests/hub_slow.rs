@@ -8,7 +8,8 @@ use paceline_proto::{
     event::Event,
     id::*,
     limits::{
-        LINK_PATIENCE, LINK_QUEUE_BURST, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES, PING_INTERVAL, WRITE_TIMEOUT,
+        LINK_PATIENCE, LINK_PAUSE, LINK_QUEUE_BURST, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES, PING_INTERVAL,
+        WRITE_TIMEOUT,
     },
     message::*,
 };
@@ -224,6 +225,27 @@ fn a_burst_does_not_conflate_who_takes_what_it_is_given() {
         net.rest();
         assert_eq!(net.node(4).value("k"), net.node(3).value("k"));
     }
+}
+
+#[test]
+fn the_upstream_waits_a_moment_for_who_is_far_behind_and_no_longer() {
+    let mut net = Net::group(resumable(), 4);
+    net.node(4).blocked = true;
+    net.publish(vec![set("k", "with the transport")]);
+    net.flow();
+    for n in 0..LINK_QUEUE_FRAMES / 2 {
+        net.publish(vec![set("k", &n.to_string())]);
+    }
+    assert!(!net.hub().is_congested());
+    net.publish(vec![set("k", "one more than half")]);
+    assert!(net.hub().is_congested());
+    net.pass(LINK_PAUSE);
+    net.publish(vec![set("k", "later")]);
+    assert!(!net.hub().is_congested(), "a session that takes nothing holds up nobody");
+    assert!(!net.link_info(4).conflated);
+    net.node(4).blocked = false;
+    net.rest();
+    assert_eq!(net.node(4).value("k"), net.node(3).value("k"));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     id::{Channel, Key, LinkId, Mark, Offset, OpId, Position, SessionId, Stream},
-    limits::{LINK_PATIENCE, LINK_QUEUE_BURST, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES},
+    limits::{LINK_PATIENCE, LINK_PAUSE, LINK_QUEUE_BURST, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES},
     message::{ChannelOffer, Hello, KitAddress, Rank, Shared, ToSession},
     program::{Features, ProtoRange, Release},
     ring::Streams,
@@ -258,7 +258,7 @@ impl Link {
 
     /// Whether it takes what it is given, but more came than it took so far.
     pub(super) fn is_catching_up(&self, now: Time) -> bool {
-        self.is_half_full() && self.writing.is_some_and(|since| now.since(since) < LINK_PATIENCE)
+        self.is_half_full() && self.writing.is_some_and(|since| now.since(since) < LINK_PAUSE)
     }
 
     pub(super) fn push_message(&mut self, at: Offset, message: ToSession) {
