@@ -10,6 +10,7 @@ pub mod route;
 mod shape;
 pub mod sse;
 pub mod template;
+pub mod token;
 pub mod websocket;
 
 pub use paceline_proto::random;

@@ -178,6 +178,14 @@ pub fn listed_above(dir: &StateDir, epoch: Epoch) -> io::Result<bool> {
     Ok(list_claims(dir)?.last().is_some_and(|&highest| highest > epoch))
 }
 
+/// Whether the reign of `epoch` has ended, for a session that does not own it: a successor has claimed. Looks at the two claims
+/// in the order of the fence; what cannot be seen counts as ended.
+pub fn is_over(dir: &StateDir, epoch: Epoch) -> bool {
+    let is_there = |epoch| fs::symlink_metadata(dir.claim(epoch)).map(drop);
+    let absent = |seen: io::Result<()>| seen.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    !absent(is_there(Epoch(epoch.0 + 1))) || is_there(epoch).is_err()
+}
+
 /// Reads the claim of `epoch` and tests its lock, on a descriptor of its own. Never waits for the owner.
 pub fn inspect_claim(dir: &StateDir, epoch: Epoch) -> ClaimSeen {
     match os::no_follow().read(true).open(dir.claim(epoch)) {
@@ -406,5 +414,17 @@ pub(crate) mod tests {
         sync_claims(&dir).unwrap();
         fs::remove_dir(dir.claims()).unwrap();
         assert!(sync_claims(&dir).is_err());
+    }
+
+    #[test]
+    fn a_reign_is_over_once_the_next_is_claimed_and_when_its_own_claim_is_gone() {
+        let (_base, dir) = state_dir();
+        plant(&dir, [3]);
+        assert!(!is_over(&dir, Epoch(3)));
+        plant(&dir, [4]);
+        assert!(is_over(&dir, Epoch(3)) && !is_over(&dir, Epoch(4)));
+        fs::remove_file(dir.claim(Epoch(4))).unwrap();
+        fs::remove_file(dir.claim(Epoch(3))).unwrap();
+        assert!(is_over(&dir, Epoch(3)), "it was collected");
     }
 }

@@ -37,7 +37,8 @@ const SESSIONS: &str = "sessions";
 const BLOBS: &str = "blobs";
 const DRAFTS: &str = "drafts";
 const CACHE: &str = "cache";
-const PARTS: [&str; 7] = [CLAIMS, SOCKETS, KITS, SESSIONS, BLOBS, DRAFTS, CACHE];
+const TOKENS: &str = "tokens";
+const PARTS: [&str; 8] = [CLAIMS, SOCKETS, KITS, SESSIONS, BLOBS, DRAFTS, CACHE, TOKENS];
 
 /// A group's state directory, opened and checked. Cheap to clone.
 #[derive(Clone)]
@@ -190,6 +191,11 @@ impl StateDir {
     /// `cache/`: hints that may be deleted at any time.
     pub fn cache(&self) -> PathBuf {
         self.part(CACHE)
+    }
+
+    /// `tokens/`: tokens that rotate, each with its lock.
+    pub fn tokens(&self) -> PathBuf {
+        self.part(TOKENS)
     }
 
     /// The guard of a start; never removed.

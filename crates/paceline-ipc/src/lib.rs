@@ -39,5 +39,6 @@ mod place;
 pub mod process;
 pub mod socket;
 pub mod start;
+pub mod token;
 
 pub use os::FileId;

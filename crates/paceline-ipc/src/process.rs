@@ -56,7 +56,8 @@ fn parse_stat(stat: &str) -> Option<Status> {
     Some(Status { state, start_time })
 }
 
-fn boot_id() -> Option<u128> {
+/// Random number of the boot that runs; `None` where the system does not tell.
+pub fn boot_id() -> Option<u128> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     u128::from_str_radix(&text.trim().replace('-', ""), 16).ok()
 }
