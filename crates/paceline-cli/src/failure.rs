@@ -124,6 +124,7 @@ impl From<paceline::Error> for Failure {
             | paceline::Error::Contended
             | paceline::Error::Overloaded
             | paceline::Error::Fetch(_)
+            | paceline::Error::NeedsAuth { .. }
             | paceline::Error::ToldToLeave
             | paceline::Error::NotAcknowledged { .. }
             | paceline::Error::RuntimeDead(_) => Self::Failed(error.to_string()),

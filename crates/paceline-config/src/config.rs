@@ -8,6 +8,7 @@ use paceline_query::key::QueryKey;
 use crate::{
     node::join,
     origin::Origin,
+    part::Part,
     problem::{Problem, ProblemKind},
     reader::{Check, Entry, Field, Named, Reader, Sourced},
     tables::{
@@ -323,11 +324,14 @@ impl Config {
             .filter(|(_, resource)| *resource.kind.value() == ResourceKind::Token)
             .map(|(name, resource)| (name.as_str(), resource.origin()))
             .collect();
-        if tokens.len() == 1 || self.lacks_one("kind", reader) {
-            return;
-        }
         for (key, template, origin) in self.shared_credentials() {
             let Some(token) = token_of(template) else { continue };
+            if key.starts_with("upstreams.") {
+                reader.need(Part::UpstreamTokens, &key, origin);
+            }
+            if tokens.len() == 1 || self.lacks_one("kind", reader) {
+                continue;
+            }
             let what = if tokens.is_empty() {
                 format!("asks for {token}, and no resource is a token")
             } else {

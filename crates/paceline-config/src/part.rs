@@ -53,6 +53,10 @@ parts! {
     RouteRefetch = "routes that choose what is fetched anew",
     /// `kind = "token"`.
     Tokens = "token resources",
+    /// `token.store = "keyring"`.
+    Keyring = "the system's keyring",
+    /// `{token.access}` in what an upstream is asked with.
+    UpstreamTokens = "tokens for upstreams",
     /// `persist` of a resource.
     PersistedCache = "the persisted cache",
     /// `outbox`.

@@ -46,7 +46,7 @@ impl Config {
         }
     }
 
-    /// The declared resources, without tokens, as the profile that is set has them.
+    /// The declared resources, as the profile that is set has them.
     ///
     /// ```
     /// use paceline_config::{Capabilities, Draft, Source};
@@ -64,8 +64,7 @@ impl Config {
     /// When the rules of a resource are longer than a group takes.
     pub fn query_resources(&self) -> Result<Vec<rules::Resource>, ConvertError> {
         let mut made = Vec::new();
-        let data = |resource: &&Sourced<Resource>| *resource.kind().value() == ResourceKind::Data;
-        for (name, resource) in self.resources().iter().filter(|(_, resource)| data(resource)) {
+        for (name, resource) in self.resources().iter() {
             let origin = resource.origin();
             let failed = |error| refused(name.as_str(), origin, error);
             let mut rules = rules::Resource::new(name.as_str()).map_err(failed)?;
@@ -85,6 +84,12 @@ impl Config {
                         retry: profile.retry().as_ref(),
                     },
                 );
+            }
+            if *resource.kind().value() == ResourceKind::Token {
+                // Each value says when it is stale; one whose word was lost with an owner is asked for again, which costs
+                // the server nothing while its token serves.
+                rules.stale = Some(rules::Staleness::Always);
+                rules.critical = true;
             }
             rules.check().map_err(failed)?;
             made.push(rules);

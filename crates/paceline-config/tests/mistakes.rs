@@ -264,6 +264,8 @@ fn tokens_are_clear() {
     for (more, what) in [
         ("poll = { otherwise = \"1s\" }\n", "a token has no `poll`"),
         ("persist = {}\n", "a token has no `persist`"),
+        ("key = [\"b\", \"{c}\"]\n", "a token has no `key`"),
+        ("stale_time = \"1s\"\n", "a token has no `stale_time`"),
     ] {
         let text = token.replace("kind = \"token\"\n", &format!("kind = \"token\"\n{more}"));
         assert!(told(&text).contains(what), "{text}");

@@ -124,7 +124,7 @@ impl FetcherBusiness {
         let cause = if request.trace.trace == 0 { io.cause() } else { request.trace };
         let begun = io.begin(cause);
         let (id, key) = (request.id, request.key.clone());
-        let attempt = match self.attempt(request, begun.own) {
+        let attempt = match self.attempt(epoch, request, begun.own) {
             Ok(attempt) => attempt,
             Err(failed) => {
                 io.note("fetched", Some(&key), begun);
@@ -146,6 +146,7 @@ impl FetcherBusiness {
     /// The whole life of an attempt: its turn, its run, its deadline.
     fn attempt(
         &mut self,
+        epoch: Epoch,
         request: FetchRequest,
         trace: Trace,
     ) -> Result<impl Future<Output = FetchOutcome> + use<>, FetchFailure> {
@@ -164,7 +165,7 @@ impl FetcherBusiness {
             return Err(missing(&format!("{key} is none of its keys, which are {}", registered.pattern)));
         };
         let deadline = Duration::from_millis(deadline_ms);
-        let context = FetchContext { key, bound, etag, deadline, background, trace };
+        let context = FetchContext { key, bound, etag, deadline, background, trace, epoch };
         let thread = match &self.thread {
             Some(thread) => thread.handle.clone(),
             None => {

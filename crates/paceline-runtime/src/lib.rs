@@ -22,6 +22,7 @@ mod shell;
 mod signals;
 pub mod socket;
 mod thread;
+pub mod token;
 pub mod trace;
 mod unique;
 

@@ -5,7 +5,7 @@ use paceline_proto::{fetch::Declared, id::SessionId, message::Rank, program::Pro
 
 use paceline_query::rules::Defaults;
 
-use crate::{fetcher::Fetchers, socket::Upstream};
+use crate::{fetcher::Fetchers, socket::Upstream, token::Keeper};
 
 /// Who this session is, as others see it.
 #[derive(Debug, Clone)]
@@ -37,4 +37,6 @@ pub struct Options {
     pub defaults: Defaults,
     /// What this session can fetch.
     pub fetchers: Fetchers,
+    /// Tokens among it: their refreshes are waited for when the session leaves.
+    pub tokens: Vec<Keeper>,
 }

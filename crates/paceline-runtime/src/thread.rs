@@ -7,6 +7,7 @@ use paceline_ipc::{
     dirs::StateDir,
     member::{SessionAbout, SessionLock},
     process::ProcessMark,
+    token::TokenFile,
 };
 use paceline_proto::{
     id::{Key, SessionId, Stream, Trace},
@@ -29,6 +30,7 @@ use crate::{
     shell::{Mail, Refused, Shell},
     signals::{self, Afterwards},
     socket::SocketBusiness,
+    token::Keeper,
     trace::Ring,
 };
 
@@ -77,6 +79,8 @@ pub struct Runtime(Arc<Inner>);
 
 struct Inner {
     session: SessionId,
+    dir: StateDir,
+    tokens: Vec<Keeper>,
     follower: Mail<FollowerIn>,
     election: Mail<ElectionIn>,
     replica: Arc<Replica>,
@@ -118,6 +122,7 @@ impl Runtime {
         let observer = Observer::default();
         let ring = Ring::default();
         let death = Death::default();
+        let (dir, tokens) = (options.dir.clone(), options.tokens.clone());
         let (ended, watch_ended) = watch::channel(false);
         let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
         let shared = (replica.clone(), observer.clone(), ring.clone(), death.clone());
@@ -139,12 +144,36 @@ impl Runtime {
             Err(_) => return Err(StartError::Ended(death.get().unwrap_or(End::Left))),
         };
         let ended = watch_ended;
-        Ok(Self(Arc::new(Inner { session, follower, election, replica, observer, ring, death, ended })))
+        Ok(Self(Arc::new(Inner {
+            session,
+            dir,
+            tokens,
+            follower,
+            election,
+            replica,
+            observer,
+            ring,
+            death,
+            ended,
+        })))
     }
 
     /// The session's id.
     pub fn session(&self) -> SessionId {
         self.0.session
+    }
+
+    /// Where the group keeps the token `name`.
+    ///
+    /// # Errors
+    /// When it can be the name of none.
+    pub fn token_file(&self, name: &str) -> std::io::Result<TokenFile> {
+        TokenFile::new(&self.0.dir, name)
+    }
+
+    /// Records the first refresh token of this process for the token `name`, if that is a new sign-in and one is needed.
+    pub fn sign_in(&self, name: &str) -> bool {
+        self.0.tokens.iter().any(|keeper| keeper.name() == name && keeper.sign_in())
     }
 
     /// The replica, for reads.
@@ -294,6 +323,7 @@ type Ready = std::sync::mpsc::SyncSender<std::io::Result<(Mail<FollowerIn>, Mail
 /// The life of the session's thread.
 fn run(options: Options, lock: SessionLock, shared: Shared, ready: &Ready) {
     let death = shared.3.clone();
+    let tokens = options.tokens.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Commits, kits and directory listings; each is rare, and idle threads go away.
@@ -321,6 +351,7 @@ fn run(options: Options, lock: SessionLock, shared: Shared, ready: &Ready) {
         // One turn for the actors to see it and drop what they hold.
         tokio::task::yield_now().await;
     });
+    tokens.iter().for_each(Keeper::finish);
 }
 
 fn start_actors(

@@ -4,7 +4,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use paceline_proto::{
     fetch::{FailureKind, FetchFailure, FetchOutcome},
-    id::Trace,
+    id::{Epoch, Trace},
 };
 use paceline_query::{condition::Bindings, key::QueryKey};
 
@@ -23,6 +23,8 @@ pub struct FetchContext {
     pub background: bool,
     /// The span of the attempt; a request upstream carries it.
     pub trace: Trace,
+    /// The reign whose owner asks.
+    pub epoch: Epoch,
 }
 
 /// A fetch under way. Dropped, it is given up.

@@ -92,7 +92,53 @@ impl HttpFetcher {
     pub fn new(request: HttpRequest, vault: Arc<dyn Vault + Send + Sync>, client: HttpClient) -> Self {
         Self { request: Arc::new(request), vault, client }
     }
+
+    /// The same request with other secrets.
+    #[must_use]
+    pub fn with_vault(&self, vault: Arc<dyn Vault + Send + Sync>) -> Self {
+        Self { vault, ..self.clone() }
+    }
+
+    /// Makes the request where it matters whether the server may have seen it. Does not end by itself.
+    pub async fn once(&self, context: &FetchContext) -> Once {
+        let not_sent = |failed| Once::NotSent(failed);
+        let call = match Exchange::new(&self.request, context, &*self.vault) {
+            Ok(call) => call,
+            Err(failed) => return not_sent(failed),
+        };
+        let client = match self.client.get(call.url.scheme() == "https").await {
+            Ok(client) => client,
+            Err(why) => return not_sent(call.failed(FailureKind::Network, &why)),
+        };
+        let response = match call.request(client).send().await {
+            Ok(response) => response,
+            Err(error) if error.is_connect() || error.is_builder() => return not_sent(call.broken(&error)),
+            Err(error) => return Once::Unknown(call.broken(&error)),
+        };
+        call.answered(response).await.unwrap_or_else(Once::Unknown)
+    }
 }
+
+/// What became of a request that must not be repeated lightly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Once {
+    /// The server answered.
+    Answered {
+        /// The status.
+        status: u16,
+        /// All of it, at most [`ANSWER_MAX`].
+        body: Bytes,
+        /// It asks to wait so long.
+        retry_after: Option<Duration>,
+    },
+    /// The server never saw it.
+    NotSent(FetchFailure),
+    /// The server may have seen it.
+    Unknown(FetchFailure),
+}
+
+/// Longest body of a [`Once`]: a few tokens with what belongs to them.
+pub const ANSWER_MAX: usize = 32 << 10;
 
 impl Fetcher for HttpFetcher {
     fn fetch(&self, context: FetchContext) -> Fetching {
@@ -164,12 +210,7 @@ impl HttpFetcher {
                 .get(call.url.scheme() == "https")
                 .await
                 .map_err(|why| call.failed(FailureKind::Network, &why))?;
-            let mut request =
-                client.request(call.method.clone(), call.url.clone()).headers(call.headers.clone());
-            if let Some(form) = &call.form {
-                request = request.body(form.reveal().to_owned());
-            }
-            let response = request.send().await.map_err(|error| call.broken(&error))?;
+            let response = call.request(client).send().await.map_err(|error| call.broken(&error))?;
             call.read(response).await
         };
         let timeout = self.request.timeout;
@@ -239,6 +280,27 @@ impl<'a> Exchange<'a> {
         }
         let method = request.method.clone();
         Ok(Self { resource: &request.resource, method, url, headers, form, conditional })
+    }
+
+    fn request(&self, client: &Client) -> reqwest::RequestBuilder {
+        let request = client.request(self.method.clone(), self.url.clone()).headers(self.headers.clone());
+        match &self.form {
+            Some(form) => request.body(form.reveal().to_owned()),
+            None => request,
+        }
+    }
+
+    async fn answered(&self, mut response: Response) -> Result<Once, FetchFailure> {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(&error))? {
+            if body.len() + chunk.len() > ANSWER_MAX {
+                let why = format!("the answer has more than {ANSWER_MAX} bytes");
+                return Err(self.failed(FailureKind::Invalid, &why));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let (status, retry_after) = (response.status().as_u16(), retry_after(response.headers()));
+        Ok(Once::Answered { status, body: body.freeze(), retry_after })
     }
 
     async fn read(&self, mut response: Response) -> Result<FetchOutcome, FetchFailure> {

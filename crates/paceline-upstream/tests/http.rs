@@ -17,7 +17,7 @@ use paceline_channel::{
 };
 use paceline_proto::{
     fetch::{FailureKind, FetchFailure, FetchOutcome},
-    id::{Trace, Version},
+    id::{Epoch, Trace, Version},
     limits::VALUE_MAX,
 };
 use paceline_query::{condition::Bindings, key};
@@ -71,6 +71,7 @@ fn context(id: serde_json::Value) -> FetchContext {
         deadline: Duration::from_secs(60),
         background: false,
         trace: Trace::NONE,
+        epoch: Epoch(1),
     }
 }
 

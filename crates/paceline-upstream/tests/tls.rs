@@ -12,7 +12,10 @@ use paceline_channel::{
     protocol::{CloseInfo, ConnectRequest, Frame, Transport},
     template::{NoSecrets, Setting, Template},
 };
-use paceline_proto::{fetch::FetchOutcome, id::Trace};
+use paceline_proto::{
+    fetch::FetchOutcome,
+    id::{Epoch, Trace},
+};
 use paceline_query::{condition::Bindings, key};
 use paceline_upstream::{
     fetch::{FetchContext, Fetcher},
@@ -178,6 +181,7 @@ async fn fetch(base: String) -> FetchOutcome {
         deadline: Duration::from_secs(20),
         background: false,
         trace: Trace::NONE,
+        epoch: Epoch(1),
     };
     HttpFetcher::new(request, Arc::new(NoSecrets), HttpClient::default()).fetch(context).await
 }

@@ -214,7 +214,7 @@ impl Builder {
             upstreams.extend(declared);
         }
         let queries = match &config {
-            Some(config) => self.declarations.queries(config, self.rank)?,
+            Some(config) => self.declarations.queries(config, self.rank, &dir)?,
             None => Queries::default(),
         };
         let label = if self.label.is_empty() { format!("pid {}", std::process::id()) } else { self.label };
@@ -226,7 +226,7 @@ impl Builder {
             rank: self.rank,
             declared: config.map_or(0, |config| config.declared().root().short()),
         };
-        let Queries { defaults, resources: mut declared, mut fetchers } = queries;
+        let Queries { defaults, resources: mut declared, mut fetchers, tokens } = queries;
         let coded = self.resources.into_iter().map(|resource| {
             let declared = declared.remove(resource.name());
             resource.build(declared, &mut fetchers)
@@ -237,7 +237,8 @@ impl Builder {
             rules: rules.to_bytes().into(),
             name: rules.name,
         }));
-        let runtime = Runtime::start(Options { dir, identity, upstreams, resources, defaults, fetchers })?;
+        let runtime =
+            Runtime::start(Options { dir, identity, upstreams, resources, defaults, fetchers, tokens })?;
         if let Some(afterwards) = self.signals {
             runtime.handle_signals(afterwards).map_err(StartError::Signals)?;
         }

@@ -1,19 +1,28 @@
 //! What a session declares by configuration.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use paceline_channel::{
     protocol::Secret,
     template::{Template, Token, Vault},
+    token::Paths,
 };
 use paceline_config::{
     Capabilities, Config, Draft, Part, Source,
     tables::{Fetch, Http, HttpFetch, Method, Resource, Upstream as Declared},
 };
+use paceline_ipc::dirs::StateDir;
 use paceline_proto::message::Rank;
-use paceline_query::rules;
-use paceline_runtime::{fetcher::Fetchers, socket::Upstream};
-use paceline_upstream::http::{self, HttpClient, HttpFetcher, HttpRequest};
+use paceline_query::{condition::Bindings, rules};
+use paceline_runtime::{
+    fetcher::Fetchers,
+    socket::Upstream,
+    token::{Authorized, Keeper, TokenRules},
+};
+use paceline_upstream::{
+    fetch::Fetcher,
+    http::{self, HttpClient, HttpFetcher, HttpRequest},
+};
 
 use crate::error::Error;
 
@@ -25,7 +34,7 @@ use crate::error::Error;
 /// assert!(paceline::capabilities().has(Part::Http));
 /// ```
 pub fn capabilities() -> Capabilities {
-    Capabilities::of([Part::WebSocket, Part::Sse, Part::Http, Part::QueryEngine])
+    Capabilities::of([Part::WebSocket, Part::Sse, Part::Http, Part::QueryEngine, Part::Tokens])
 }
 
 /// Configuration as it was handed to the builder.
@@ -88,30 +97,94 @@ pub(crate) struct Queries {
     pub(crate) resources: BTreeMap<Arc<str>, rules::Resource>,
     /// Those that this process can fetch.
     pub(crate) fetchers: Fetchers,
+    /// Tokens among them.
+    pub(crate) tokens: Vec<Keeper>,
 }
 
 impl Declarations {
     /// Its resources, and its requests with their secrets. One that never leads makes none: secrets stay with those that may
     /// hold the wire.
-    pub(crate) fn queries(&self, config: &Config, rank: Rank) -> Result<Queries, Error> {
+    pub(crate) fn queries(&self, config: &Config, rank: Rank, dir: &StateDir) -> Result<Queries, Error> {
         let mut queries = Queries { defaults: config.query_defaults(), ..Queries::default() };
         let resources = config.query_resources().map_err(|error| Error::Invalid(error.to_string()))?;
+        let secrets = Secrets { config, from_env: self.from_env, leads: true };
         let client = HttpClient::default();
+        let keepers = match rank {
+            Rank::Observer => BTreeMap::new(),
+            Rank::Candidate | Rank::Preferred => keepers(config, &secrets, dir)?,
+        };
         for rules in resources {
             let declared = config.resources().get(&*rules.name).map(|it| it.value());
-            if let Some((server, fetch)) = declared.and_then(|resource| request_of(config, resource))
-                && rank != Rank::Observer
-            {
-                let secrets = Secrets { config, from_env: self.from_env, leads: true };
-                let request = request(&rules.name, server, fetch);
-                let vault = secrets.resolve(templates(&request))?;
-                let fetcher = HttpFetcher::new(request, Arc::new(vault), client.clone());
-                queries.fetchers.insert(rules.name.clone(), rules.pattern.clone(), Arc::new(fetcher));
+            let fetcher: Option<Arc<dyn Fetcher>> = match declared.and_then(|it| request_of(config, it)) {
+                None => None,
+                Some(_) if rank == Rank::Observer => None,
+                Some((server, fetch)) => match keepers.get(&rules.name) {
+                    Some(keeper) => Some(Arc::new(keeper.clone())),
+                    None => {
+                        let request = request(&rules.name, server, fetch);
+                        Some(fetcher(request, &secrets, &client, keepers.values().next())?)
+                    }
+                },
+            };
+            if let Some(fetcher) = fetcher {
+                queries.fetchers.insert(rules.name.clone(), rules.pattern.clone(), fetcher);
             }
             queries.resources.insert(rules.name.clone(), rules);
         }
+        queries.tokens = keepers.into_values().collect();
         Ok(queries)
     }
+}
+
+/// The tokens of a configuration. A first refresh token that is not there is wanted only by who signs in.
+fn keepers(
+    config: &Config,
+    secrets: &Secrets<'_>,
+    dir: &StateDir,
+) -> Result<BTreeMap<Arc<str>, Keeper>, Error> {
+    let mut keepers = BTreeMap::new();
+    for (name, resource) in config.resources().iter() {
+        let resource = resource.value();
+        let (Some(token), Some((server, fetch))) = (resource.token(), request_of(config, resource)) else {
+            continue;
+        };
+        let request = request(name.as_str(), server, fetch);
+        let name: Arc<str> = name.as_str().into();
+        let rules = TokenRules {
+            name: name.clone(),
+            vault: Arc::new(secrets.resolve(templates(&request))?),
+            request,
+            paths: Paths {
+                access: token.access().path().clone(),
+                refresh: token.refresh().path().clone(),
+                expires_in: token.expires_in().path().clone(),
+            },
+            grace: token.grace().value().get(),
+            refresh_before: resource.refresh_before().as_ref().map_or(Duration::ZERO, |it| it.value().get()),
+            seed: token.seed().template().fill_secret(&Bindings::new(), secrets).ok(),
+        };
+        let keeper = Keeper::new(dir, rules).map_err(|error| Error::Invalid(error.to_string()))?;
+        // Whoever starts with a new one has signed in, whichever session refreshes.
+        keeper.sign_in();
+        keepers.insert(name, keeper);
+    }
+    Ok(keepers)
+}
+
+/// Makes a declared request; with a token, if it asks for the one there is.
+fn fetcher(
+    request: HttpRequest,
+    secrets: &Secrets<'_>,
+    client: &HttpClient,
+    keeper: Option<&Keeper>,
+) -> Result<Arc<dyn Fetcher>, Error> {
+    let vault = Arc::new(secrets.resolve(templates(&request))?);
+    let authorized = templates(&request).any(|template| template.tokens().next().is_some());
+    let fetcher = HttpFetcher::new(request, vault.clone(), client.clone());
+    Ok(match keeper.filter(|_| authorized) {
+        Some(keeper) => Arc::new(Authorized { fetcher, vault, keeper: keeper.clone() }),
+        None => Arc::new(fetcher),
+    })
 }
 
 fn request_of<'a>(config: &'a Config, resource: &'a Resource) -> Option<(&'a Http, &'a HttpFetch)> {

@@ -109,6 +109,14 @@ pub enum Error {
     /// No value could be fetched; nothing changed. Its kind says whether a retry may help.
     #[error("{0}")]
     Fetch(FetchFailure),
+    /// The token can be refreshed by nobody; nothing changed. A retry helps once somebody signed in again.
+    #[error("use the token {name:?}: {why}; sign in again")]
+    NeedsAuth {
+        /// The resource.
+        name: String,
+        /// What ended it.
+        why: String,
+    },
     /// The session's runtime ended (it left, or a part of it panicked); what the call did is unknown.
     #[error("the session's runtime ended: {0}")]
     RuntimeDead(String),

@@ -42,6 +42,7 @@ mod group;
 mod query;
 mod resource;
 mod session;
+mod token;
 mod upstream;
 
 pub use builder::Builder;
@@ -74,6 +75,7 @@ pub use paceline_runtime::replica::GroupView;
 pub use query::{DataStatus, Query, Subscription, View};
 pub use resource::{Fetch, FetchError, Found, Resource};
 pub use session::{Receipt, Session};
+pub use token::{AccessToken, Token};
 pub use upstream::{Change, Custom, Route, Sse, Upstream, WebSocket};
 
 /// What an upstream protocol of an application's own is made of: an [`Adapter`](adapter::Adapter) for [`Custom`].

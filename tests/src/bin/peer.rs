@@ -1,14 +1,14 @@
 //! A session that tests steer: commands on standard input, facts on standard output, one JSON object a line.
 //!
 //! `peer STATE_DIR [--handle-signals] [--observer] [--preferred] [--label TEXT] [--config FILE] [--stand-for JSON]
-//! [--at-go]`. With `--own-place` for the directory it takes the user's own. With `--at-go` it joins when it is sent its
+//! [--env] [--at-go]`. With `--own-place` for the directory it takes the user's own. With `--at-go` it joins when it is sent its
 //! first line. It ends when its standard input ends.
 
 #![expect(clippy::print_stdout, reason = "its output is its interface")]
 
 use std::{io::BufRead, time::Duration};
 
-use paceline::{EventError, Freshness, Patch, QueryKey, Session, failpoint::Action};
+use paceline::{Error, EventError, Freshness, Patch, QueryKey, Session, failpoint::Action};
 use paceline_proto::{
     event::Event,
     program::{Program, ProtoRange},
@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 at_go = true;
                 builder
             }
+            "--env" => builder.from_env(),
             "--config" => builder.config_file(arguments.next().ok_or("--config needs a file")?),
             "--stand-for" => {
                 let other: Value =
@@ -174,6 +175,12 @@ fn obey(session: &Session, command: &Value) -> Result<(), Box<dyn std::error::Er
         for _ in 0..command["callers"].as_u64().unwrap_or(1) {
             fetch(session, key.to_string().parse()?);
         }
+    } else if let Some(name) = command["token"].as_str() {
+        for _ in 0..command["callers"].as_u64().unwrap_or(1) {
+            token(session, name, command["rejected"].as_bool() == Some(true));
+        }
+    } else if command.get("ring").is_some() {
+        say(&json!({ "ring": format!("{:?} {:?}", session.runtime().ring().read(), session) }));
     } else if let Some(key) = command.get("flood") {
         let count = command["count"].as_u64().unwrap_or(1);
         let bytes = command["bytes"].as_u64().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(1);
@@ -199,6 +206,14 @@ fn obey(session: &Session, command: &Value) -> Result<(), Box<dyn std::error::Er
                 say(&json!({ "held": place }));
             });
         }
+    } else if let Some(place) = command["release_after_leave"].as_str() {
+        let (death, place) = (session.runtime().death().clone(), place.to_owned());
+        on_thread(move || {
+            while death.get().is_none() {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+            paceline::failpoint::release(&place);
+        });
     } else if let Some(place) = command["release"].as_str() {
         paceline::failpoint::release(place);
     } else if command.get("promote").is_some() {
@@ -271,6 +286,26 @@ fn fetch(session: &Session, key: QueryKey) {
     on_thread(move || match session.query(key).fetch_blocking::<Value>(Freshness::by_rules()) {
         Ok(fetched) => say(&json!({ "fetched": fetched.value(), "cached": fetched.is_cached })),
         Err(error) => say(&json!({ "error": error.to_string() })),
+    });
+}
+
+/// Says the generation of an access token that is valid, and of one that is younger than it if it is `rejected`.
+fn token(session: &Session, name: &str, rejected: bool) {
+    let token = match session.token(name) {
+        Ok(token) => token,
+        Err(error) => return say(&json!({ "error": error.to_string() })),
+    };
+    on_thread(move || {
+        let got = token.get_blocking();
+        let got = if rejected { got.and_then(|access| token.rejected_blocking(&access)) } else { got };
+        match got {
+            // The secret itself is the test server's to judge: its end says which it gave.
+            Ok(access) => {
+                say(&json!({ "token": access.generation(), "ends": access.reveal().rsplit('-').next() }))
+            }
+            Err(error @ Error::NeedsAuth { .. }) => say(&json!({ "needs_auth": error.to_string() })),
+            Err(error) => say(&json!({ "error": error.to_string() })),
+        }
     });
 }
 

@@ -239,6 +239,9 @@ table! {
 
 impl Check for Token {
     fn check(&self, _: &Origin, reader: &mut Reader<'_>) {
+        if *self.store.value() == TokenStore::Keyring {
+            reader.need(Part::Keyring, "store", self.store.origin());
+        }
         if let Some(token) = token_of(self.seed.template()) {
             let key = reader.key_of("seed");
             let what = format!("asks for {token}, which does not exist before the first refresh");
@@ -363,6 +366,8 @@ impl Resource {
             reader.relate(("fetch", fetch.origin()), kind, what, "say http, method and path");
         }
         let never = [
+            ("key", self.key.as_ref().map(Sourced::origin)),
+            ("stale_time", self.stale_time.as_ref().map(Sourced::origin)),
             ("poll", self.poll.as_ref().map(Sourced::origin)),
             ("persist", self.persist.as_ref().map(Sourced::origin)),
         ];
