@@ -9,6 +9,7 @@ pub mod key;
 pub mod layers;
 pub mod limits;
 pub mod number;
+pub mod outbox;
 pub mod patch;
 pub mod path;
 pub mod pattern;

@@ -35,3 +35,8 @@ pub const POLL_BACKOFF_MAX: Duration = Duration::from_secs(300);
 pub const RETURN_WAIT: Duration = Duration::from_secs(5);
 /// Failures that the answer to a refetch of many tells in full: enough to see what is wrong, and far from a frame's bound.
 pub const FAILURES_SHOWN: usize = 16;
+
+/// Bytes of one mutation's record.
+pub const RECORD_BYTES: usize = 1 << 20;
+/// Bytes of a scope's name.
+pub const SCOPE_BYTES: usize = 1024;
