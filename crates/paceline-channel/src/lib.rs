@@ -4,8 +4,10 @@
 pub mod backoff;
 pub mod connection;
 pub mod event_stream;
+pub mod interest;
 pub mod pattern;
 pub mod protocol;
+pub mod pusher;
 pub mod route;
 mod shape;
 pub mod sse;

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use paceline_query::{condition::Bindings, key::segment_of_text, pattern::name_len};
+use serde_json::Value;
 
 /// A parsed pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +84,26 @@ impl Pattern {
         rest.is_empty().then_some(bindings)
     }
 
+    /// Whether it has no names: it is one channel.
+    pub fn is_fixed(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The channel for which [`Pattern::bind`] finds the same; `None` where there is none.
+    pub fn fill(&self, bindings: &Bindings) -> Option<String> {
+        let mut channel = self.head.clone();
+        for (name, behind) in &self.names {
+            match bindings.get(name)? {
+                Value::String(text) => channel += text,
+                Value::Number(number) => channel += &number.to_string(),
+                Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
+            }
+            channel += behind;
+        }
+        let found = self.bind(&channel)?;
+        found.iter().all(|(name, value)| bindings.get(name) == Some(value)).then_some(channel)
+    }
+
     fn push_text(&mut self, text: &str) {
         let end = self.names.last_mut().map_or(&mut self.head, |(_, behind)| behind);
         end.push_str(text);
@@ -104,7 +125,7 @@ impl fmt::Display for Pattern {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -128,6 +149,25 @@ mod tests {
         assert_eq!(bind("{a}-x", "x"), None);
         assert_eq!(bind("{a}é", "日é"), Some(json!({"a":"日"})));
         assert_eq!(bind("{a}é", "日日"), None);
+    }
+
+    #[test]
+    fn a_filled_pattern_binds_what_filled_it() {
+        let fill = |pattern: &str, bound: Value| {
+            let bindings: Bindings = bound.as_object().unwrap().clone().into_iter().collect();
+            Pattern::new(pattern).unwrap().fill(&bindings)
+        };
+        assert_eq!(
+            fill("org.{org}.inventory", json!({"org": 7, "x": 1})).as_deref(),
+            Some("org.7.inventory")
+        );
+        assert_eq!(fill("{a}-{b}", json!({"a": "x", "b": "y-z"})).as_deref(), Some("x-y-z"));
+        assert_eq!(fill("{a}-{b}", json!({"a": "x-y", "b": "z"})), None, "bound the other way");
+        assert_eq!(fill("news", json!({})).as_deref(), Some("news"));
+        for odd in [json!("7"), json!("a.b"), json!(""), json!(true), json!(null), json!(1.5), json!([1])] {
+            assert_eq!(fill("org.{org}", json!({"org": odd})), None, "{odd}");
+        }
+        assert_eq!(fill("org.{org}", json!({})), None);
     }
 
     #[test]

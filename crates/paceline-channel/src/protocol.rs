@@ -77,6 +77,8 @@ use bytes::Bytes;
 use paceline_proto::{hub::Resume, id::Position, limits::VALUE_MAX, time::Time};
 use serde_json::Value;
 
+/// Channels joined on one connection. More would not fit the transport's queue after a reconnect.
+pub const CHANNELS_MAX: usize = 512;
 /// A server that closes with a complaint, or asks to come later, is left alone for so long.
 pub(crate) const COMPLAINT_FLOOR: Duration = Duration::from_secs(1);
 /// A server that asks for more than this is not waited for; the backoff's own cap decides.
@@ -230,6 +232,8 @@ pub enum Frame {
 pub enum Outgoing {
     /// A text message.
     Text(String),
+    /// A text message with a credential in it.
+    Hidden(Secret),
     /// A ping of the transport.
     Ping,
 }

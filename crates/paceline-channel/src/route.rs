@@ -169,6 +169,13 @@ impl Route {
         self
     }
 
+    /// Changes the names of types.
+    #[must_use]
+    pub fn renamed(mut self, rename: impl Fn(&str) -> String) -> Self {
+        self.names.iter_mut().for_each(|name| *name = rename(name));
+        self
+    }
+
     /// Only for messages for which the condition holds.
     ///
     /// # Errors
@@ -346,6 +353,14 @@ impl Router {
     /// Sets the closure.
     pub fn set_closure(&mut self, closure: Closure) {
         self.closure = Some(closure);
+    }
+
+    /// The channels that routes name, each with the keys that may bind names in it.
+    pub(crate) fn wishes(&self) -> impl Iterator<Item = (&Pattern, impl Iterator<Item = &KeyShape>)> {
+        self.routes.iter().filter_map(|route| {
+            let keys = route.actions.iter().filter_map(Action::key);
+            Some((route.channel.as_ref()?, keys))
+        })
     }
 
     /// Everything the message changes, in order.

@@ -95,6 +95,25 @@ impl KeyShape {
         Ok(QueryKey::new(&segments)?.to_key())
     }
 
+    /// What the names are bound to if a key with these segments is at or under one of this shape.
+    pub(crate) fn bind(&self, segments: &[Value]) -> Option<Bindings> {
+        let mut bindings = Bindings::new();
+        for (n, shape) in self.0.iter().enumerate() {
+            let segment = segments.get(n)?;
+            let fits = match shape {
+                Shape::Literal(value) => value == segment,
+                Shape::Text(template) => template.as_name().is_none_or(|name| {
+                    bindings.insert(name.to_owned(), segment.clone()).is_none_or(|before| before == *segment)
+                }),
+                Shape::Path(_) | Shape::List(_) | Shape::Members(_) => true,
+            };
+            if !fits {
+                return None;
+            }
+        }
+        Some(bindings)
+    }
+
     /// The names it wants bound.
     pub(crate) fn names(&self) -> Vec<&str> {
         let mut found = Vec::new();

@@ -9,14 +9,11 @@ use crate::{
     condition::{Bindings, Condition},
     path::Path,
     protocol::{
-        Adapter, Caps, Channels, CloseAction, CloseInfo, ConnectRequest, Frame, Head, Out, Outgoing,
-        Protocol, Secret, Transport,
+        Adapter, CHANNELS_MAX, Caps, Channels, CloseAction, CloseInfo, ConnectRequest, Frame, Head, Out,
+        Outgoing, Protocol, Secret, Transport,
     },
     template::{Template, percent_encode},
 };
-
-/// Channels joined on one connection. More would not fit the transport's queue after a reconnect.
-pub const CHANNELS_MAX: usize = 512;
 
 /// Where messages say where they stand.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -110,6 +110,7 @@ fn show(effect: &Effect) -> String {
             format!("connect #{attempt} {} {:?}", request.url, request.headers)
         }
         Effect::Send(Outgoing::Text(text)) => format!("send {text}"),
+        Effect::Send(Outgoing::Hidden(text)) => format!("send {text:?}"),
         Effect::Send(Outgoing::Ping) => "send ping".into(),
         Effect::Drop { attempt } => format!("drop #{attempt}"),
         Effect::Opened { resumed } => format!("opened resumed={resumed}"),

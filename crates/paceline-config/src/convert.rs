@@ -6,6 +6,7 @@ use paceline_channel::{
     backoff::{self, BackoffSpec},
     condition::Bindings,
     protocol::{Adapter, Secret},
+    pusher::{self, AuthSpec, PusherSpec},
     route::{Envelope, RouteError, Router},
     sse::SseSpec,
     template::{FillError, Template, Vault},
@@ -19,7 +20,8 @@ use crate::{
     origin::Origin,
     reader::Sourced,
     tables::{
-        Backoff, Continuity, Jitter, Position, Scope, SseContinuity, SseUpstream, Upstream, WebSocketUpstream,
+        Backoff, Continuity, Jitter, Position, PusherUpstream, Scope, SseContinuity, SseUpstream, Upstream,
+        WebSocketUpstream,
     },
     value::Headers,
 };
@@ -104,12 +106,17 @@ impl Config {
                     (Arc::new(fill.websocket(it)?), it.backoff())
                 }
                 Upstream::Sse(it) => (Arc::new(fill.sse(it)?), it.backoff()),
-                Upstream::Pusher(_) => continue,
+                Upstream::Pusher(it) => (Arc::new(fill.pusher(it)?), it.backoff()),
             };
             for route in self.routes_of(name.as_str()) {
                 let route = route.build(&scope);
-                router
-                    .push(route.map_err(|error| ConvertError::Route { upstream: name.to_string(), error })?);
+                let mut route =
+                    route.map_err(|error| ConvertError::Route { upstream: name.to_string(), error })?;
+                if let Upstream::Pusher(it) = upstream.value() {
+                    let namespace = it.namespace().as_ref().map(|it| it.as_str());
+                    route = route.renamed(|name| pusher::event_name(namespace, name));
+                }
+                router.push(route);
             }
             made.push(LiveUpstream { name: name.to_string(), adapter, backoff: backoff.spec(), router });
         }
@@ -162,6 +169,24 @@ impl Fill<'_> {
             max_message: usize::try_from(upstream.max_message().value().get()).unwrap_or(usize::MAX),
             ..SseSpec::new(url)
         })
+    }
+
+    fn pusher(&self, upstream: &PusherUpstream) -> Result<PusherSpec, ConvertError> {
+        let key = upstream.key().as_str();
+        let mut spec = match (upstream.cluster(), upstream.host()) {
+            (Some(cluster), _) => PusherSpec::cluster(key, cluster.as_str()),
+            (None, host) => PusherSpec::new(key, host.as_ref().map_or("", |host| host.as_str())),
+        };
+        spec.port = upstream.port().as_ref().and_then(|port| u16::try_from(port.value().get()).ok());
+        spec.tls = *upstream.force_tls().value();
+        if let Some(auth) = upstream.auth() {
+            spec.auth = Some(AuthSpec {
+                endpoint: self.url("auth.endpoint", auth.endpoint(), auth.endpoint().template())?,
+                headers: self.headers("auth.headers", auth.headers())?,
+                parallel: usize::try_from(auth.parallel().value().get()).unwrap_or(usize::MAX),
+            });
+        }
+        Ok(spec)
     }
 
     fn url<T>(&self, key: &str, url: &Sourced<T>, template: &Template) -> Result<String, ConvertError> {

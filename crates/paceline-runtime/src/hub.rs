@@ -34,7 +34,7 @@ use crate::{
     outbox::OutboxIn,
     queries::{Begin, Output, Queries},
     shell::{Business, Describe, Io},
-    socket::SocketIn,
+    socket::{SocketIn, observation},
     thread::Seat,
 };
 
@@ -193,6 +193,8 @@ struct Owned {
 pub(crate) struct HubBusiness {
     seat: Seat,
     channels: Vec<ChannelSpec>,
+    /// Upstreams want to know what sessions subscribe to.
+    follows: bool,
     defaults: Defaults,
     /// For the jitter of the query engine.
     seed: u64,
@@ -208,10 +210,17 @@ pub(crate) struct HubBusiness {
 }
 
 impl HubBusiness {
-    pub(crate) fn new(seat: Seat, channels: Vec<ChannelSpec>, defaults: Defaults, seed: u64) -> Self {
+    pub(crate) fn new(
+        seat: Seat,
+        channels: Vec<ChannelSpec>,
+        follows: bool,
+        defaults: Defaults,
+        seed: u64,
+    ) -> Self {
         Self {
             seat,
             channels,
+            follows,
             defaults,
             seed,
             owned: None,
@@ -353,7 +362,13 @@ impl HubBusiness {
             Effect::Presence { session, presence } => {
                 self.seat.observer.event(Event::PresenceChanged { session, presence });
             }
-            Effect::Query(fact) => owned.facts.push_back(fact),
+            Effect::Query(fact) => {
+                if let Some(observation) = self.follows.then(|| observation(&fact)).flatten() {
+                    let epoch = owned.epoch;
+                    self.seat.peers.socket(SocketIn::Observed { epoch, observation }, io.trace);
+                }
+                owned.facts.push_back(fact);
+            }
             Effect::Event(event) => self.seat.observer.event(event),
         }
     }

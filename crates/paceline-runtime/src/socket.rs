@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use paceline_channel::{
     backoff::{Backoff, BackoffSpec},
     connection::{Connection, Effect, Input},
+    interest::{Interest, Observation},
     protocol::{Adapter, Answer, Call, Caps, CloseInfo, Frame},
     random::Random,
     route::{Message, Router},
@@ -12,7 +13,7 @@ use paceline_channel::{
 use paceline_proto::{
     connection::ConnectionState,
     event::Event,
-    hub::{ChannelSpec, Resume},
+    hub::{ChannelSpec, QueryFact, Resume},
     id::{Channel, Epoch, Position, SessionId},
     time::{Time, earliest},
 };
@@ -45,6 +46,11 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    /// Whether its channels depend on what sessions subscribe to.
+    pub(crate) fn follows_sessions(&self) -> bool {
+        Interest::new(&self.router).follows_sessions()
+    }
+
     /// The channel of the upstream, as the hub opens it.
     pub fn channel(&self) -> ChannelSpec {
         let caps = self.adapters.first().map_or(Caps::of(Resume::None), |it| it.machine().caps());
@@ -56,6 +62,8 @@ impl Upstream {
 pub(crate) enum SocketIn {
     /// Connect the channel, or connect it again, to continue after `resume`.
     Open { epoch: Epoch, channel: Channel, resume: Option<Position> },
+    /// What a session subscribes to changed.
+    Observed { epoch: Epoch, observation: Observation },
     /// An attempt ended.
     Connected { channel: Channel, attempt: u64, result: Result<(Transport, Remote), CloseInfo> },
     /// Frames came, or the connection ended behind them.
@@ -76,6 +84,7 @@ impl Describe for SocketIn {
     fn kind(&self) -> &'static str {
         match self {
             Self::Open { .. } => "open",
+            Self::Observed { .. } => "observed",
             Self::Connected { .. } => "connected",
             Self::Read { .. } => "read",
             Self::Answered { .. } => "answered",
@@ -90,6 +99,7 @@ impl Describe for SocketIn {
 struct Line {
     machine: Connection,
     router: Router,
+    interest: Interest,
     /// The open transport of the newest attempt.
     remote: Option<(u64, Remote)>,
     /// The newest attempt that has no transport yet; it is given up when this is dropped.
@@ -117,6 +127,8 @@ pub(crate) struct SocketBusiness {
     seat: Seat,
     client: HttpClient,
     epoch: Epoch,
+    /// The reign whose sessions are known.
+    observed: Epoch,
     lines: BTreeMap<Channel, Line>,
     /// Transports that are open or closing: until they ended, an exclusive server has a consumer.
     transports: usize,
@@ -140,7 +152,9 @@ impl SocketBusiness {
                 let mut protocols = adapters.iter().map(|adapter| adapter.machine());
                 let first = Connection::new(name.clone(), protocols.next()?, backoff);
                 let machine = protocols.fold(first, Connection::or_else);
-                let line = Line { machine, router, remote: None, attempt: None, calls: BTreeMap::new() };
+                let interest = Interest::new(&router);
+                let line =
+                    Line { machine, router, interest, remote: None, attempt: None, calls: BTreeMap::new() };
                 Some((Channel(name), line))
             })
             .collect();
@@ -148,6 +162,7 @@ impl SocketBusiness {
             seat,
             client: HttpClient::default(),
             epoch: Epoch::NONE,
+            observed: Epoch::NONE,
             lines,
             transports: 0,
             draining: None,
@@ -236,6 +251,26 @@ impl SocketBusiness {
         }
     }
 
+    fn observe(&mut self, epoch: Epoch, observation: &Observation, io: &mut Io<'_, SocketIn>) {
+        self.begin(epoch);
+        let mut changed = Vec::new();
+        for (channel, line) in &mut self.lines {
+            if line.interest.take(observation) {
+                changed.push((channel.clone(), line.interest.channels()));
+            }
+        }
+        for (channel, wanted) in changed {
+            self.drive(&channel, Input::Channels(wanted), io);
+        }
+    }
+
+    /// What sessions of another reign subscribed to is forgotten.
+    fn begin(&mut self, epoch: Epoch) {
+        if std::mem::replace(&mut self.observed, epoch) != epoch {
+            self.lines.values_mut().for_each(|line| line.interest.clear());
+        }
+    }
+
     fn connected(
         &mut self,
         channel: Channel,
@@ -293,7 +328,15 @@ impl Business for SocketBusiness {
                 // The hub may not have heard yet that its reign is over, or handed over.
                 if epoch > self.ended && self.quiet != Some(epoch) {
                     self.epoch = epoch;
+                    self.begin(epoch);
+                    let wanted = self.lines.get(&channel).map(|line| line.interest.channels());
+                    self.drive(&channel, Input::Channels(wanted.unwrap_or_default()), io);
                     self.drive(&channel, Input::Open { resume }, io);
+                }
+            }
+            SocketIn::Observed { epoch, observation } => {
+                if epoch >= self.observed {
+                    self.observe(epoch, &observation, io);
                 }
             }
             SocketIn::Connected { channel, attempt, result } => self.connected(channel, attempt, result, io),
@@ -363,6 +406,28 @@ impl Business for SocketBusiness {
         for channel in channels {
             self.drive(&channel, Input::Deadline, io);
         }
+    }
+}
+
+/// What it says of what sessions subscribe to.
+pub(crate) fn observation(fact: &QueryFact) -> Option<Observation> {
+    match fact {
+        QueryFact::Observed { session, key } => {
+            Some(Observation::Observed { session: *session, key: key.clone() })
+        }
+        QueryFact::Unobserved { session, key } => {
+            Some(Observation::Unobserved { session: *session, key: key.clone() })
+        }
+        QueryFact::Presence { session, presence: None } => Some(Observation::Gone(*session)),
+        QueryFact::Presence { presence: Some(_), .. }
+        | QueryFact::Began
+        | QueryFact::Options { .. }
+        | QueryFact::Declared { .. }
+        | QueryFact::Changed { .. }
+        | QueryFact::Removed { .. }
+        | QueryFact::Invalidated { .. }
+        | QueryFact::Asked { .. }
+        | QueryFact::Fetched { .. } => None,
     }
 }
 

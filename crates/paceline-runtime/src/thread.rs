@@ -361,6 +361,7 @@ fn start_actors(
 ) -> (Mail<FollowerIn>, Mail<ElectionIn>) {
     let peers = Peers::empty();
     let channels = options.upstreams.iter().map(crate::socket::Upstream::channel).collect();
+    let follows = options.upstreams.iter().any(crate::socket::Upstream::follows_sessions);
     let seed = uuid::Uuid::new_v4().as_u64_pair().0;
 
     let seat = Seat {
@@ -375,7 +376,7 @@ fn start_actors(
         death: death.clone(),
     };
     let election = ElectionBusiness::new(seat.clone(), lock, seed);
-    let hub = HubBusiness::new(seat.clone(), channels, options.defaults, seed);
+    let hub = HubBusiness::new(seat.clone(), channels, follows, options.defaults, seed);
     let follower = FollowerBusiness::new(seat.clone(), options.resources);
     let answers = peers.clone();
     let answer = Box::new(move |epoch, id, outcome, trace| {

@@ -216,6 +216,7 @@ impl WebSocket {
     async fn send(&mut self, frame: Outgoing) -> Option<CloseInfo> {
         let message = match frame {
             Outgoing::Text(text) => Message::text(text),
+            Outgoing::Hidden(text) => Message::text(text.reveal()),
             Outgoing::Ping => Message::Ping(bytes::Bytes::new()),
         };
         match timeout(SEND_TIMEOUT, self.stream.send(message)).await {

@@ -34,7 +34,15 @@ use crate::error::Error;
 /// assert!(paceline::capabilities().has(Part::Http));
 /// ```
 pub fn capabilities() -> Capabilities {
-    Capabilities::of([Part::WebSocket, Part::Sse, Part::Http, Part::QueryEngine, Part::Tokens])
+    Capabilities::of([
+        Part::WebSocket,
+        Part::Sse,
+        Part::Pusher,
+        Part::Channels,
+        Part::Http,
+        Part::QueryEngine,
+        Part::Tokens,
+    ])
 }
 
 /// Configuration as it was handed to the builder.
@@ -245,11 +253,11 @@ impl Secrets<'_> {
     fn check(&self) -> Result<(), Error> {
         for upstream in self.config.upstreams().values() {
             let headers = match upstream.value() {
-                Declared::WebSocket(upstream) => upstream.headers(),
-                Declared::Sse(upstream) => upstream.headers(),
-                Declared::Pusher(_) => continue,
+                Declared::WebSocket(upstream) => Some(upstream.headers()),
+                Declared::Sse(upstream) => Some(upstream.headers()),
+                Declared::Pusher(upstream) => upstream.auth().as_ref().map(|auth| auth.headers()),
             };
-            for (_, header) in headers.iter() {
+            for (_, header) in headers.into_iter().flat_map(|headers| headers.iter()) {
                 for name in header.template().secrets() {
                     self.look_up(name)?;
                 }

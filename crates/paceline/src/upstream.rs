@@ -7,6 +7,7 @@ use paceline_channel::{
     backoff::BackoffSpec,
     path::Path,
     protocol::{Adapter, Secret},
+    pusher::{self, AuthSpec, PusherSpec},
     route::{self, Router},
     sse::{Shape, SseSpec},
     websocket::{Heartbeat, PositionSpec, WebSocketSpec},
@@ -21,7 +22,7 @@ use paceline_runtime::socket;
 use serde::Serialize;
 use serde_json::Value;
 
-/// An upstream as it is declared: a [`WebSocket`], an [`Sse`], or a [`Custom`] one.
+/// An upstream as it is declared: a [`WebSocket`], an [`Sse`], a [`Pusher`], or a [`Custom`] one.
 ///
 /// The group holds one connection to it, in the session that leads. Mistakes in the declaration are reported by `join`.
 #[derive(Debug, Clone)]
@@ -33,6 +34,9 @@ impl Upstream {
     }
 }
 
+/// Most requests at a time that authorise channels: a reconnect with many is no burst for the server.
+const AUTH_PARALLEL: usize = 4;
+
 /// What all upstreams have.
 #[derive(Clone)]
 struct Common {
@@ -41,6 +45,8 @@ struct Common {
     routes: Vec<Route>,
     closure: Option<route::Closure>,
     others: Vec<Upstream>,
+    /// Names of events are Echo's, with its namespace.
+    echo: Option<Option<String>>,
 }
 
 impl Common {
@@ -51,11 +57,12 @@ impl Common {
             routes: Vec::new(),
             closure: None,
             others: Vec::new(),
+            echo: None,
         }
     }
 
     fn build(self, adapter: Result<Arc<dyn Adapter>, String>) -> Upstream {
-        let Self { name, backoff, routes, closure, others } = self;
+        let Self { name, backoff, routes, closure, others, echo } = self;
         let made = || {
             let mut adapters = vec![adapter?];
             for other in others {
@@ -63,7 +70,11 @@ impl Common {
             }
             let mut router = Router::default();
             for route in routes {
-                router.push(route.0.map_err(|error| error.to_string())?);
+                let mut route = route.0.map_err(|error| error.to_string())?;
+                if let Some(namespace) = &echo {
+                    route = route.renamed(|name| pusher::event_name(namespace.as_deref(), name));
+                }
+                router.push(route);
             }
             if let Some(closure) = closure {
                 router.set_closure(closure);
@@ -132,6 +143,7 @@ macro_rules! common {
 
 common!(WebSocket);
 common!(Sse);
+common!(Pusher);
 common!(Custom);
 
 /// A WebSocket that carries JSON messages.
@@ -309,6 +321,86 @@ impl Sse {
     /// Longest event taken, bytes. Default: 1 MiB.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.spec.max_message = bytes;
+        self
+    }
+
+    fn adapter(&self) -> Result<Arc<dyn Adapter>, String> {
+        Ok(Arc::new(self.spec.clone()))
+    }
+}
+
+/// The Pusher protocol, version 7, as Laravel Echo uses it: Pusher itself, Reverb, Soketi.
+///
+/// A message is `{"type": EVENT, "channel": CHANNEL, "data": DATA}`. The channels are those of its routes: one with a name
+/// in it, as `private-org.{org}`, is joined while a session subscribes to a key of the route that binds the name, and left
+/// after the last one. There are no positions, so every reconnect is a gap.
+///
+/// ```
+/// use paceline::{Pusher, Route};
+/// use serde_json::json;
+///
+/// let echo = Pusher::cluster("echo", "app-key", "eu")
+///     .namespace("App.Events")
+///     .auth("https://app.example.com/broadcasting/auth")
+///     .auth_header("Authorization", "Bearer …")
+///     .route(
+///         Route::channel("private-org.{org}")
+///             .named(["LabelApproved", "LabelRejected"])
+///             .invalidate(&json!(["labels", "{org}"])),
+///     );
+/// # drop(echo);
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct Pusher {
+    common: Common,
+    spec: PusherSpec,
+}
+
+impl Pusher {
+    /// The upstream `name`: the application `key` at a server of one's own, over TLS.
+    pub fn new(name: impl Into<String>, key: impl Into<String>, host: impl Into<String>) -> Self {
+        Self { common: Common { echo: Some(None), ..Common::new(name) }, spec: PusherSpec::new(key, host) }
+    }
+
+    /// The upstream `name`: the application `key` in a cluster of the vendor's.
+    pub fn cluster(name: impl Into<String>, key: impl Into<String>, cluster: &str) -> Self {
+        Self {
+            common: Common { echo: Some(None), ..Common::new(name) },
+            spec: PusherSpec::cluster(key, cluster),
+        }
+    }
+
+    /// The port of the server, if not the usual one.
+    pub fn port(mut self, port: u16) -> Self {
+        self.spec.port = Some(port);
+        self
+    }
+
+    /// Whether to begin with TLS; a server that wants it gets it in any case. Default: yes.
+    pub fn force_tls(mut self, force: bool) -> Self {
+        self.spec.tls = force;
+        self
+    }
+
+    /// Put before the names of events in routes that do not begin with a dot, as Echo does with `App.Events`.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.common.echo = Some(Some(namespace.into()));
+        self
+    }
+
+    /// Where private and presence channels are authorised, as `https://…/broadcasting/auth`.
+    pub fn auth(mut self, endpoint: impl Into<String>) -> Self {
+        let headers = self.spec.auth.take().map(|auth| auth.headers).unwrap_or_default();
+        self.spec.auth = Some(AuthSpec { endpoint: endpoint.into(), headers, parallel: AUTH_PARALLEL });
+        self
+    }
+
+    /// A header of the requests that authorise, behind [`Pusher::auth`]. Its value appears in no log, trace or message.
+    pub fn auth_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        if let Some(auth) = &mut self.spec.auth {
+            auth.headers.push((name.into(), Secret::new(value)));
+        }
         self
     }
 

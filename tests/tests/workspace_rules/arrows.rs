@@ -31,23 +31,38 @@ const STANDS_ON: &[(&str, &[&str])] = &[
 
 const PURE: [&str; 3] = ["paceline-proto", "paceline-query", "paceline-channel"];
 
-/// Everything that may end up below a pure crate: data structures, serialization, derive macros.
+/// Everything that may end up below a pure crate: data structures, serialization, derive macros, arithmetic on bytes.
 const BELOW_PURE: &[&str] = &[
+    "base64",
+    "block-buffer",
     "bytes",
+    "cfg-if",
+    "cipher",
+    "cmov",
+    "cpufeatures",
+    "crypto-common",
+    "ctutils",
+    "hybrid-array",
+    "inout",
     "itoa",
     "memchr",
+    "poly1305",
     "proc-macro2",
     "quote",
     "ryu",
+    "salsa20",
     "serde",
     "serde_core",
     "serde_derive",
     "serde_json",
+    "subtle",
     "syn",
     "thiserror",
     "thiserror-impl",
     "twox-hash",
+    "typenum",
     "unicode-ident",
+    "universal-hash",
     "zmij",
 ];
 

@@ -83,7 +83,7 @@ table! {
         may port: Count<1, 65535>,
         /// TLS only.
         has force_tls: bool = true, "keys and messages are not for the network to read",
-        /// Put before the names of events that do not begin with a dot.
+        /// Put before the names of events that do not begin with a dot; dots in them are backslashes there.
         may namespace: Text,
         /// How private and presence channels are authorised.
         may auth: Auth,
