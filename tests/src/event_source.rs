@@ -1,4 +1,5 @@
-//! A server of Server-Sent Events that numbers its messages, keeps some of them, and can be down.
+//! A server that numbers its messages, keeps some of them, and can be down. It has them as Server-Sent Events and, under
+//! `poll?since=N`, as lists.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -29,6 +30,8 @@ struct State {
     /// Messages up to here are kept no more.
     evicted: u64,
     down: bool,
+    /// Streams are refused for good, so that lists are all there is.
+    lists_only: bool,
     /// Connections of an older generation are cut.
     generation: u64,
     /// The last id that each request named.
@@ -76,6 +79,14 @@ impl EventSource {
         self.shared.state.lock().down = false;
     }
 
+    /// Cuts all connections; from then on there are lists only, or streams again and no lists.
+    pub fn lists_only(&self, only: bool) {
+        let mut state = self.shared.state.lock();
+        state.lists_only = only;
+        state.generation += 1;
+        self.shared.changed.notify_all();
+    }
+
     /// Forgets the messages up to this one.
     pub fn evict(&self, upto: u64) {
         self.shared.state.lock().evicted = upto;
@@ -89,8 +100,13 @@ impl EventSource {
 
 fn serve(mut stream: TcpStream, shared: &Shared, prefix: &str) -> std::io::Result<()> {
     let mut last = None;
+    let mut since = None;
     for line in BufReader::new(stream.try_clone()?).lines() {
         let line = line?.to_lowercase();
+        if let Some(list) = line.strip_prefix("get /poll") {
+            let after = list.split(' ').next().unwrap_or_default().strip_prefix("?since=");
+            since = Some(after.and_then(|after| after.parse().ok()).unwrap_or(u64::MAX));
+        }
         if let Some(id) = line.strip_prefix("last-event-id: ") {
             last = id.strip_prefix(prefix).and_then(|id| id.parse().ok());
         }
@@ -98,8 +114,14 @@ fn serve(mut stream: TcpStream, shared: &Shared, prefix: &str) -> std::io::Resul
             break;
         }
     }
+    if let Some(since) = since {
+        return list(&mut stream, &mut shared.state.lock(), since);
+    }
     let (mut sent, generation) = {
         let mut state = shared.state.lock();
+        if state.lists_only {
+            return stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+        }
         if state.down {
             return stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
         }
@@ -124,4 +146,17 @@ fn serve(mut stream: TcpStream, shared: &Shared, prefix: &str) -> std::io::Resul
         }
         sent = upto;
     }
+}
+
+/// Who asks without a number begins behind the last message.
+fn list(stream: &mut TcpStream, state: &mut State, since: u64) -> std::io::Result<()> {
+    if !state.lists_only {
+        return stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+    }
+    state.asked.push(Some(since));
+    let after = since.max(state.evicted);
+    let item = |n: u64| format!("{{\"data\": {{\"n\": {n}}}, \"n\": {n}}}");
+    let items: Vec<String> = (after.saturating_add(1)..=state.published).map(item).collect();
+    let body = format!("[{}]", items.join(","));
+    write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }

@@ -159,3 +159,53 @@ fn a_reconnect_without_proof_is_a_gap_although_the_server_resumes() {
     }
     assert_eq!(source.asked(), [None, Some(before)]);
 }
+
+#[test]
+fn another_transport_of_the_same_messages_takes_over_without_a_gap_and_gives_back() {
+    let source = EventSource::start("");
+    let scratch = Scratch::new("fallback");
+    let file = scratch.path().join("paceline.toml");
+    let url = &source.url;
+    let text = format!(
+        r#"
+[upstreams.feed]
+protocol = "sse"
+url = "{url}"
+position = {{ dense = true }}
+backoff = {{ base = "20ms", cap = "50ms" }}
+fallback = ["lists"]
+[upstreams.lists]
+protocol = "poll"
+url = "{url}poll"
+every = "10ms"
+items = "$"
+position = {{ offset = "$.n", dense = true, resume_query = "since", continuity = "unproven" }}
+[[routes]]
+upstream = "feed"
+event = {{ stream = "notices", data = "$.data.n" }}
+"#
+    );
+    std::fs::write(&file, text).unwrap();
+    let mut group = Group::new(scratch, file);
+    (0..3).for_each(|_| group.join());
+    group.all_at(1, || source.publish());
+    for lists_only in [true, false, true] {
+        source.lists_only(lists_only);
+        let before = source.publish();
+        group.all_at(before + 3, || source.publish());
+        group.kill_primary();
+        let before = source.publish();
+        group.all_at(before + 3, || source.publish());
+        group.join();
+        let newcomer = source.publish();
+        group.all_at(newcomer, || source.publish());
+    }
+    let last = source.publish();
+    group.all_at(last, || 0);
+    group.check();
+    assert!(
+        source.asked().iter().skip(1).all(|after| after.is_some_and(|after| after > 0)),
+        "{:?}",
+        source.asked()
+    );
+}

@@ -156,6 +156,12 @@ impl Backoff {
         }
     }
 
+    /// Uniform between the two.
+    pub fn between(&mut self, least: Duration, most: Duration) -> Duration {
+        let room = u64::try_from(most.saturating_sub(least).as_nanos()).unwrap_or(u64::MAX);
+        least + Duration::from_nanos(self.random.up_to(room))
+    }
+
     fn delay(&mut self, floor: Duration) -> Duration {
         let bound = self.bound();
         self.failures = self.failures.saturating_add(1);

@@ -26,6 +26,10 @@ use crate::{
 /// A network that comes and goes makes us hurry at most once in this time.
 pub const HURRY_INTERVAL: Duration = Duration::from_secs(5);
 
+/// While a fallback serves, the preferred transport is tried again after so long, or up to twice as long. Where a server
+/// admits one consumer there is no other way to try than to leave what works for a moment.
+pub const PROBE_AFTER: Duration = Duration::from_secs(5 * 60);
+
 /// Facts the machine is told. Answers carry the token of the attempt; stale ones change nothing.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
@@ -146,6 +150,10 @@ pub struct Connection {
     /// Past the snapshot, if there is one.
     live: bool,
     hurried: Option<Time>,
+    /// When to try the preferred transport again.
+    probe_at: Option<Time>,
+    /// The transport to go back to if the preferred one is no better than before.
+    probed_from: Option<usize>,
     outs: Vec<Out>,
 }
 
@@ -166,6 +174,8 @@ impl Connection {
             vouched: false,
             live: false,
             hurried: None,
+            probe_at: None,
+            probed_from: None,
             outs: Vec::new(),
         }
     }
@@ -183,6 +193,7 @@ impl Connection {
             Input::Open { resume } => {
                 self.position = resume;
                 self.stopped = 0;
+                self.probed_from = None;
                 self.drop_transport(now, out);
                 self.connect(out);
             }
@@ -221,7 +232,10 @@ impl Connection {
     pub fn deadline(&self) -> Option<Time> {
         match self.phase {
             Phase::Waiting { until } => Some(until),
-            Phase::Open { .. } => earliest(self.protocols[self.active].deadline(), self.backoff.settles_at()),
+            Phase::Open { .. } => {
+                let own = earliest(self.protocols[self.active].deadline(), self.backoff.settles_at());
+                earliest(own, self.probe_at)
+            }
             Phase::Closed | Phase::Connecting { .. } | Phase::Stopped => None,
         }
     }
@@ -261,6 +275,7 @@ impl Connection {
         if let Phase::Connecting { attempt } | Phase::Open { attempt } = self.phase {
             out.push(Effect::Drop { attempt });
             self.phase = Phase::Closed;
+            self.probe_at = None;
             // The protocol forgets the transport; what to do next is decided here.
             self.protocols[self.active].on_close(&CloseInfo::default());
             self.backoff.closed(now);
@@ -305,6 +320,10 @@ impl Connection {
                 }
                 Out::Live => {
                     self.stopped = 0;
+                    self.probed_from = None;
+                    if self.active > 0 && self.probe_at.is_none() {
+                        self.probe_at = Some(now + self.backoff.between(PROBE_AFTER, PROBE_AFTER * 2));
+                    }
                     if !std::mem::replace(&mut self.live, true) {
                         self.show(ConnectionState::Live, out);
                     }
@@ -363,6 +382,13 @@ impl Connection {
 
     fn ended(&mut self, now: Time, close: &CloseInfo, out: &mut Vec<Effect>) {
         let was_open = matches!(self.phase, Phase::Open { .. });
+        self.probe_at = None;
+        if let Some(back) = self.probed_from.take() {
+            // No better than before; what it was left for still works.
+            self.protocols[self.active].on_close(close);
+            self.use_transport(back);
+            return self.connect(out);
+        }
         if close.code == Some(TOO_LONG) {
             out.push(Effect::Unusable(format!("the connection ended: {}", close.reason)));
         }
@@ -390,7 +416,20 @@ impl Connection {
     }
 
     fn next_transport(&mut self) {
-        self.active = (self.active + 1) % self.protocols.len();
+        self.use_transport((self.active + 1) % self.protocols.len());
+    }
+
+    /// Tries the preferred transport, with the one in use to go back to.
+    fn probe(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let from = self.active;
+        self.drop_transport(now, out);
+        self.probed_from = Some(from);
+        self.use_transport(0);
+        self.connect(out);
+    }
+
+    fn use_transport(&mut self, index: usize) {
+        self.active = index;
         // Not open: nothing is sent before it is.
         self.protocols[self.active].set_channels(&self.channels, &mut self.outs);
     }
@@ -402,6 +441,9 @@ impl Connection {
                 if self.backoff.settle(now) {
                     let state = if self.live { ConnectionState::Live } else { ConnectionState::Degraded };
                     self.show(state, out);
+                }
+                if self.probe_at.is_some_and(|at| at <= now) {
+                    return self.probe(now, out);
                 }
                 self.protocols[self.active].on_deadline(now, &mut self.outs);
                 self.carry_out(now, out);

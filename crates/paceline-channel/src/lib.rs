@@ -6,6 +6,7 @@ pub mod connection;
 pub mod event_stream;
 pub mod interest;
 pub mod pattern;
+pub mod poll;
 pub mod protocol;
 pub mod pusher;
 pub mod route;

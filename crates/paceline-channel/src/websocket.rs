@@ -126,19 +126,6 @@ impl WebSocketJson {
         }
     }
 
-    fn position(&self, message: &Value) -> Option<Position> {
-        let spec = self.spec.position.as_ref()?;
-        match spec.offset.find(message)? {
-            Value::Number(number) => {
-                let epoch =
-                    spec.epoch.as_ref().and_then(|path| path.find(message)).map(text).unwrap_or_default();
-                Some(Position::Seq { epoch: epoch.into(), offset: number.as_u64()? })
-            }
-            Value::String(opaque) => Some(Position::Opaque(opaque.as_str().into())),
-            _ => None,
-        }
-    }
-
     /// When the next heartbeat is due, and when the server is dead, as far as it was heard.
     fn due(&self) -> Option<(Time, Time)> {
         let heartbeat = self.spec.heartbeat.as_ref()?;
@@ -259,7 +246,7 @@ impl Protocol for WebSocketJson {
             self.live = true;
             return out.push(Out::Live);
         }
-        let position = self.position(&value);
+        let position = self.spec.position.as_ref().and_then(|spec| position_in(spec, &value));
         out.push(Out::Message { value, raw, position, live: self.live });
     }
 
@@ -292,6 +279,18 @@ impl Protocol for WebSocketJson {
     fn on_close(&mut self, close: &CloseInfo) -> CloseAction {
         self.closed();
         close.action()
+    }
+}
+
+/// Where a message stands.
+pub(crate) fn position_in(spec: &PositionSpec, message: &Value) -> Option<Position> {
+    match spec.offset.find(message)? {
+        Value::Number(number) => {
+            let epoch = spec.epoch.as_ref().and_then(|path| path.find(message)).map(text).unwrap_or_default();
+            Some(Position::Seq { epoch: epoch.into(), offset: number.as_u64()? })
+        }
+        Value::String(opaque) => Some(Position::Opaque(opaque.as_str().into())),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     }
 }
 

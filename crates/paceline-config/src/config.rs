@@ -357,6 +357,7 @@ impl Config {
             match upstream.value() {
                 Upstream::WebSocket(it) => collect(&mut all, &format!("upstreams.{name}"), &it.headers),
                 Upstream::Sse(it) => collect(&mut all, &format!("upstreams.{name}"), &it.headers),
+                Upstream::Poll(it) => collect(&mut all, &format!("upstreams.{name}"), &it.headers),
                 Upstream::Pusher(it) => {
                     if let Some(auth) = &it.auth {
                         collect(&mut all, &format!("upstreams.{name}.auth"), &auth.headers);

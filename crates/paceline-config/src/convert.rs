@@ -1,14 +1,15 @@
 //! From configuration to what the machines of `paceline-channel` take.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use paceline_channel::{
     backoff::{self, BackoffSpec},
     condition::Bindings,
+    poll::{Cursor, PollSpec},
     protocol::{Adapter, Secret},
     pusher::{self, AuthSpec, PusherSpec},
     route::{Envelope, RouteError, Router},
-    sse::SseSpec,
+    sse::{Shape, SseSpec},
     template::{FillError, Template, Vault},
     websocket::{Heartbeat, PositionSpec, WebSocketSpec},
 };
@@ -20,8 +21,8 @@ use crate::{
     origin::Origin,
     reader::Sourced,
     tables::{
-        Backoff, Continuity, Jitter, Position, PusherUpstream, Scope, SseContinuity, SseUpstream, Upstream,
-        WebSocketUpstream,
+        Backoff, Continuity, FallbackStep, Jitter, PollUpstream, Position, PusherUpstream, Scope,
+        SseContinuity, SseUpstream, Upstream, WebSocketUpstream,
     },
     value::Headers,
 };
@@ -31,8 +32,8 @@ use crate::{
 pub struct LiveUpstream {
     /// Its name.
     pub name: String,
-    /// What is spoken, and where.
-    pub adapter: Arc<dyn Adapter>,
+    /// What is spoken, and where, and what else leads to the same messages, in the order of preference.
+    pub adapters: Vec<Arc<dyn Adapter>>,
     /// When to try again.
     pub backoff: BackoffSpec,
     /// What its messages change.
@@ -73,7 +74,7 @@ pub enum ConvertError {
 }
 
 impl Config {
-    /// The upstreams, with what the vault fills into their headers.
+    /// The upstreams that are connected to for themselves, not as the fallback of another, with what the vault fills into their headers.
     ///
     /// ```
     /// use paceline_channel::template::NoSecrets;
@@ -83,7 +84,7 @@ impl Config {
     ///     [[routes]]\nupstream = \"feed\"\nevent = { stream = \"notices\" }\n";
     /// let config = Draft::new([Source::named("paceline.toml", text)])?.validate(&Capabilities::all())?;
     /// let live = config.live_upstreams(&NoSecrets)?;
-    /// let request = live[0].adapter.machine().request(None);
+    /// let request = live[0].adapters[0].machine().request(None);
     /// assert_eq!((live[0].name.as_str(), request.url.as_str()), ("feed", "wss://api.example.com/ws"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -92,22 +93,11 @@ impl Config {
     /// When a secret is not there.
     pub fn live_upstreams(&self, vault: &dyn Vault) -> Result<Vec<LiveUpstream>, ConvertError> {
         let mut made = Vec::new();
-        for (name, upstream) in self.upstreams().iter() {
-            let fill = Fill { upstream: name.as_str(), vault };
+        let others: BTreeSet<&str> = self.upstreams().values().flat_map(|it| others_of(it.value())).collect();
+        for (name, upstream) in self.upstreams().iter().filter(|(name, _)| !others.contains(name.as_str())) {
             let scope = Scope::of(upstream);
             let mut router = Router::default();
-            let (adapter, backoff): (Arc<dyn Adapter>, _) = match upstream.value() {
-                Upstream::WebSocket(it) => {
-                    let envelope = it.envelope();
-                    router.set_envelope(Envelope {
-                        name: envelope.r#type().path().clone(),
-                        channel: envelope.channel().path().clone(),
-                    });
-                    (Arc::new(fill.websocket(it)?), it.backoff())
-                }
-                Upstream::Sse(it) => (Arc::new(fill.sse(it)?), it.backoff()),
-                Upstream::Pusher(it) => (Arc::new(fill.pusher(it)?), it.backoff()),
-            };
+            router.set_envelope(envelope(upstream.value()));
             for route in self.routes_of(name.as_str()) {
                 let route = route.build(&scope);
                 let mut route =
@@ -118,9 +108,62 @@ impl Config {
                 }
                 router.push(route);
             }
-            made.push(LiveUpstream { name: name.to_string(), adapter, backoff: backoff.spec(), router });
+            // An event stream that stands in for another transport carries that one's messages.
+            let shape = match upstream.value() {
+                Upstream::Sse(_) => Shape::Event,
+                Upstream::WebSocket(_) | Upstream::Pusher(_) | Upstream::Poll(_) => Shape::Data,
+            };
+            let mut adapters = Vec::new();
+            for name in self.ways(name.as_str()) {
+                let Some(upstream) = self.upstreams().get(name) else { continue };
+                adapters.push(Fill { upstream: name, vault }.adapter(upstream, shape)?);
+            }
+            let backoff = backoff(upstream.value()).spec();
+            made.push(LiveUpstream { name: name.to_string(), adapters, backoff, router });
         }
         Ok(made)
+    }
+
+    /// An upstream, what it falls back to, and what that falls back to.
+    fn ways<'a>(&'a self, name: &'a str) -> Vec<&'a str> {
+        let mut ways = vec![name];
+        let mut at = 0;
+        while let Some(name) = ways.get(at) {
+            for other in self.upstreams().get(*name).into_iter().flat_map(|it| others_of(it.value())) {
+                if !ways.contains(&other) {
+                    ways.push(other);
+                }
+            }
+            at += 1;
+        }
+        ways
+    }
+}
+
+/// The upstreams that it falls back to.
+fn others_of(upstream: &Upstream) -> impl Iterator<Item = &str> {
+    upstream.fallback().iter().filter_map(|step| match step.value() {
+        FallbackStep::Upstream(name) => Some(name.as_str()),
+        // The rules of the resources that it feeds.
+        FallbackStep::Poll => None,
+    })
+}
+
+fn envelope(upstream: &Upstream) -> Envelope {
+    let envelope = match upstream {
+        Upstream::WebSocket(it) => it.envelope(),
+        Upstream::Poll(it) => it.envelope(),
+        Upstream::Sse(_) | Upstream::Pusher(_) => return Envelope::default(),
+    };
+    Envelope { name: envelope.r#type().path().clone(), channel: envelope.channel().path().clone() }
+}
+
+fn backoff(upstream: &Upstream) -> &Backoff {
+    match upstream {
+        Upstream::WebSocket(it) => it.backoff(),
+        Upstream::Sse(it) => it.backoff(),
+        Upstream::Pusher(it) => it.backoff(),
+        Upstream::Poll(it) => it.backoff(),
     }
 }
 
@@ -131,6 +174,15 @@ struct Fill<'a> {
 }
 
 impl Fill<'_> {
+    fn adapter(&self, upstream: &Upstream, shape: Shape) -> Result<Arc<dyn Adapter>, ConvertError> {
+        Ok(match upstream {
+            Upstream::WebSocket(it) => Arc::new(self.websocket(it)?),
+            Upstream::Sse(it) => Arc::new(SseSpec { shape, ..self.sse(it)? }),
+            Upstream::Pusher(it) => Arc::new(self.pusher(it)?),
+            Upstream::Poll(it) => Arc::new(self.poll(it)?),
+        })
+    }
+
     fn websocket(&self, upstream: &WebSocketUpstream) -> Result<WebSocketSpec, ConvertError> {
         let url = self.url("url", upstream.url(), upstream.url().template())?;
         let mut spec = WebSocketSpec::new(url);
@@ -168,6 +220,34 @@ impl Fill<'_> {
             retry_clamp: (clamp.least().get(), clamp.most().get()),
             max_message: usize::try_from(upstream.max_message().value().get()).unwrap_or(usize::MAX),
             ..SseSpec::new(url)
+        })
+    }
+
+    fn poll(&self, upstream: &PollUpstream) -> Result<PollSpec, ConvertError> {
+        let url = self.url("url", upstream.url(), upstream.url().template())?;
+        let position = upstream.position();
+        let resume = resume(*position.continuity().value());
+        let resume_query = position.resume_query().as_ref().map(|it| it.as_str().to_owned());
+        Ok(PollSpec {
+            headers: self.headers("headers", upstream.headers())?,
+            every: if *upstream.long().value() { Duration::ZERO } else { upstream.every().value().get() },
+            timeout: upstream.timeout().value().get(),
+            items: upstream.items().as_ref().map(|path| path.path().clone()),
+            position: position.offset().as_ref().map(|offset| PositionSpec {
+                offset: offset.path().clone(),
+                epoch: position.epoch().as_ref().map(|path| path.path().clone()),
+                resume_query: resume_query.clone(),
+                resume,
+                dense: *position.dense().value(),
+            }),
+            cursor: position
+                .cursor()
+                .as_ref()
+                .zip(resume_query)
+                .map(|(at, query)| Cursor { at: at.path().clone(), query }),
+            resume,
+            max_message: usize::try_from(upstream.max_message().value().get()).unwrap_or(usize::MAX),
+            ..PollSpec::new(url)
         })
     }
 
@@ -219,13 +299,17 @@ fn position(position: &Position) -> Option<PositionSpec> {
         offset: offset.path().clone(),
         epoch: position.epoch().as_ref().map(|path| path.path().clone()),
         resume_query: position.resume_query().as_ref().map(|it| it.as_str().to_owned()),
-        resume: match position.continuity().value() {
-            Continuity::Proven => Resume::Proven,
-            Continuity::Unproven => Resume::Unproven,
-            Continuity::None => Resume::None,
-        },
+        resume: resume(*position.continuity().value()),
         dense: *position.dense().value(),
     })
+}
+
+const fn resume(continuity: Continuity) -> Resume {
+    match continuity {
+        Continuity::Proven => Resume::Proven,
+        Continuity::Unproven => Resume::Unproven,
+        Continuity::None => Resume::None,
+    }
 }
 
 impl Backoff {

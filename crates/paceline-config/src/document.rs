@@ -3,7 +3,7 @@
 use crate::{
     config::Config,
     reader::{Field, KeyDoc},
-    tables::{PusherUpstream, SseUpstream, WebSocketUpstream},
+    tables::{PollUpstream, PusherUpstream, SseUpstream, WebSocketUpstream},
 };
 
 /// Every key of the language.
@@ -15,6 +15,7 @@ pub fn documented() -> Vec<KeyDoc> {
     WebSocketUpstream::describe("upstreams.NAME(websocket)", &mut upstreams);
     SseUpstream::describe("upstreams.NAME(sse)", &mut upstreams);
     PusherUpstream::describe("upstreams.NAME(pusher)", &mut upstreams);
+    PollUpstream::describe("upstreams.NAME(poll)", &mut upstreams);
     for key in &mut upstreams {
         // `join` quotes what is no bare key.
         key.key = key.key.replace('"', "");

@@ -39,6 +39,7 @@ pub fn capabilities() -> Capabilities {
         Part::Sse,
         Part::Pusher,
         Part::Channels,
+        Part::Fallback,
         Part::Http,
         Part::QueryEngine,
         Part::Tokens,
@@ -89,7 +90,7 @@ impl Declarations {
             .into_iter()
             .map(|it| Upstream {
                 name: it.name.into(),
-                adapters: vec![it.adapter],
+                adapters: it.adapters,
                 backoff: it.backoff,
                 router: it.router,
             })
@@ -255,6 +256,7 @@ impl Secrets<'_> {
             let headers = match upstream.value() {
                 Declared::WebSocket(upstream) => Some(upstream.headers()),
                 Declared::Sse(upstream) => Some(upstream.headers()),
+                Declared::Poll(upstream) => Some(upstream.headers()),
                 Declared::Pusher(upstream) => upstream.auth().as_ref().map(|auth| auth.headers()),
             };
             for (_, header) in headers.into_iter().flat_map(|headers| headers.iter()) {

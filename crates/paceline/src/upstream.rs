@@ -6,6 +6,7 @@ use bytes::Bytes;
 use paceline_channel::{
     backoff::BackoffSpec,
     path::Path,
+    poll::{Cursor, PollSpec},
     protocol::{Adapter, Secret},
     pusher::{self, AuthSpec, PusherSpec},
     route::{self, Router},
@@ -22,7 +23,7 @@ use paceline_runtime::socket;
 use serde::Serialize;
 use serde_json::Value;
 
-/// An upstream as it is declared: a [`WebSocket`], an [`Sse`], a [`Pusher`], or a [`Custom`] one.
+/// An upstream as it is declared: a [`WebSocket`], an [`Sse`], a [`Pusher`], a [`Polling`] one, or a [`Custom`] one.
 ///
 /// The group holds one connection to it, in the session that leads. Mistakes in the declaration are reported by `join`.
 #[derive(Debug, Clone)]
@@ -36,6 +37,9 @@ impl Upstream {
 
 /// Most requests at a time that authorise channels: a reconnect with many is no burst for the server.
 const AUTH_PARALLEL: usize = 4;
+
+/// What a server that holds a request may take longer than it says.
+const HOLD_SLACK: Duration = Duration::from_secs(10);
 
 /// What all upstreams have.
 #[derive(Clone)]
@@ -144,6 +148,7 @@ macro_rules! common {
 common!(WebSocket);
 common!(Sse);
 common!(Pusher);
+common!(Polling);
 common!(Custom);
 
 /// A WebSocket that carries JSON messages.
@@ -326,6 +331,115 @@ impl Sse {
 
     fn adapter(&self) -> Result<Arc<dyn Adapter>, String> {
         Ok(Arc::new(self.spec.clone()))
+    }
+}
+
+/// Asking again and again, or waiting for an answer that takes its time, as a live upstream.
+///
+/// Without [`Polling::items`] an answer is a message, and one that has not changed, by its `ETag` or `Last-Modified`, is none.
+#[derive(Clone)]
+#[must_use]
+pub struct Polling {
+    common: Common,
+    spec: PollSpec,
+    items: Option<String>,
+    offset: Option<String>,
+    cursor: Option<String>,
+    resume_query: Option<String>,
+    dense: bool,
+}
+
+impl Polling {
+    /// The upstream `name` at `url` (`http://` or `https://`), asked every ten seconds.
+    pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
+        Self {
+            common: Common::new(name),
+            spec: PollSpec::new(url),
+            items: None,
+            offset: None,
+            cursor: None,
+            resume_query: None,
+            dense: false,
+        }
+    }
+
+    /// A header of the request. Its value appears in no log, trace or message.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.spec.headers.push((name.into(), Secret::new(value)));
+        self
+    }
+
+    /// From an answer to the next request.
+    pub fn every(mut self, every: Duration) -> Self {
+        self.spec.every = every;
+        self
+    }
+
+    /// The server answers when it has something, or after `hold` at the latest: it is asked again at once.
+    pub fn long(mut self, hold: Duration) -> Self {
+        self.spec.every = Duration::ZERO;
+        self.spec.timeout = hold.saturating_add(HOLD_SLACK);
+        self
+    }
+
+    /// Path of the list of messages in an answer.
+    pub fn items(mut self, path: impl Into<String>) -> Self {
+        self.items = Some(path.into());
+        self
+    }
+
+    /// Path of the position of an element of the list, and the query parameter that asks for what comes after it.
+    pub fn position(mut self, path: impl Into<String>, parameter: impl Into<String>) -> Self {
+        self.offset = Some(path.into());
+        self.resume_query = Some(parameter.into());
+        self
+    }
+
+    /// Path of the cursor in an answer without a list, and the query parameter that asks for what comes after it.
+    pub fn cursor(mut self, path: impl Into<String>, parameter: impl Into<String>) -> Self {
+        self.cursor = Some(path.into());
+        self.resume_query = Some(parameter.into());
+        self
+    }
+
+    /// Positions are numbers without holes: a hole proves a loss, its absence proves that nothing is missing.
+    pub fn dense(mut self) -> Self {
+        self.dense = true;
+        self
+    }
+
+    /// Asking after a position yields everything since, or is refused: a reconnect is no gap.
+    pub fn proven(mut self) -> Self {
+        self.spec.resume = Resume::Proven;
+        self
+    }
+
+    /// Asking after a position yields what the server still has.
+    pub fn resumes_unproven(mut self) -> Self {
+        self.spec.resume = Resume::Unproven;
+        self
+    }
+
+    fn adapter(&self) -> Result<Arc<dyn Adapter>, String> {
+        let path = |text: &String| text.parse::<Path>().map_err(|error| error.to_string());
+        let mut spec = self.spec.clone();
+        spec.items = self.items.as_ref().map(path).transpose()?;
+        if self.offset.is_some() && spec.items.is_none() {
+            return Err("for the position of an element it needs the list".to_owned());
+        }
+        if let Some(offset) = &self.offset {
+            spec.position = Some(PositionSpec {
+                offset: path(offset)?,
+                epoch: None,
+                resume_query: self.resume_query.clone(),
+                resume: spec.resume,
+                dense: self.dense,
+            });
+        }
+        if let (Some(at), Some(query)) = (&self.cursor, &self.resume_query) {
+            spec.cursor = Some(Cursor { at: path(at)?, query: query.clone() });
+        }
+        Ok(Arc::new(spec))
     }
 }
 

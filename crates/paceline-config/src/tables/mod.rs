@@ -27,6 +27,6 @@ pub use route::{Event, Invalidate, Merge, Refetch, Route, Set, UpstreamName};
 pub use sync::{Periodic, Post, PreferenceName, Tag, TagMode, Task};
 pub use upstream::{
     Auth, Background, Backoff, Clamp, ConnectWhen, Continuity, Envelope, FallbackStep, Heartbeat, Host,
-    Jitter, Position, Protocol, PusherUpstream, SseContinuity, SsePosition, SseUpstream, Upstream,
-    WebSocketUpstream,
+    Jitter, PollPosition, PollUpstream, Position, Protocol, PusherUpstream, SseContinuity, SsePosition,
+    SseUpstream, Upstream, WebSocketUpstream,
 };

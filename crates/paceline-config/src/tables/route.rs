@@ -154,6 +154,7 @@ impl<'a> Scope<'a> {
     pub(crate) fn of(upstream: &'a Upstream) -> Self {
         let data = match upstream {
             Upstream::WebSocket(upstream) => upstream.envelope().data().path().to_string(),
+            Upstream::Poll(upstream) => upstream.envelope().data().path().to_string(),
             Upstream::Sse(_) | Upstream::Pusher(_) => "$.data".to_owned(),
         };
         Self { parameters: upstream.parameters(), data }

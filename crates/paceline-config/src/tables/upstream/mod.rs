@@ -1,5 +1,6 @@
 //! Servers outside, by protocol.
 
+mod poll;
 mod pusher;
 mod sse;
 mod websocket;
@@ -9,6 +10,7 @@ use std::collections::BTreeSet;
 use paceline_channel::template::Template;
 use serde_json::Value;
 
+pub use poll::{PollPosition, PollUpstream};
 pub use pusher::{Auth, Host, PusherUpstream};
 pub use sse::{Clamp, SseContinuity, SsePosition, SseUpstream};
 pub use websocket::{Continuity, Envelope, Heartbeat, Position, WebSocketUpstream};
@@ -33,6 +35,8 @@ words! {
         Sse = "sse",
         /// The Pusher protocol, as Laravel Echo uses it.
         Pusher = "pusher",
+        /// Asking again and again.
+        Poll = "poll",
     }
 }
 
@@ -175,6 +179,8 @@ pub enum Upstream {
     Sse(Box<SseUpstream>),
     /// The Pusher protocol.
     Pusher(Box<PusherUpstream>),
+    /// Asking again and again.
+    Poll(Box<PollUpstream>),
 }
 
 impl Upstream {
@@ -184,6 +190,7 @@ impl Upstream {
             Self::WebSocket(_) => Protocol::WebSocket,
             Self::Sse(_) => Protocol::Sse,
             Self::Pusher(_) => Protocol::Pusher,
+            Self::Poll(_) => Protocol::Poll,
         }
     }
 
@@ -193,6 +200,7 @@ impl Upstream {
             Self::WebSocket(upstream) => upstream.fallback(),
             Self::Sse(upstream) => upstream.fallback(),
             Self::Pusher(upstream) => upstream.fallback(),
+            Self::Poll(upstream) => upstream.fallback(),
         }
     }
 
@@ -202,6 +210,7 @@ impl Upstream {
             Self::WebSocket(upstream) => upstream.per(),
             Self::Sse(upstream) => upstream.per(),
             Self::Pusher(_) => return Vec::new(),
+            Self::Poll(upstream) => upstream.per(),
         };
         per.iter().map(|name| name.as_str()).collect()
     }
@@ -222,6 +231,7 @@ impl Field for Upstream {
             WebSocketUpstream::describe("", &mut keys);
             SseUpstream::describe("", &mut keys);
             PusherUpstream::describe("", &mut keys);
+            PollUpstream::describe("", &mut keys);
             let known: BTreeSet<&str> =
                 keys.iter().map(|key| key.key.as_str()).filter(|key| !key.contains('.')).collect();
             reader.table(node, &known.into_iter().collect::<Vec<_>>());
@@ -234,6 +244,7 @@ impl Field for Upstream {
             }
             Protocol::Sse => SseUpstream::read(node, reader).map(|it| Self::Sse(Box::new(it))),
             Protocol::Pusher => PusherUpstream::read(node, reader).map(|it| Self::Pusher(Box::new(it))),
+            Protocol::Poll => PollUpstream::read(node, reader).map(|it| Self::Poll(Box::new(it))),
         }
     }
 
@@ -242,6 +253,7 @@ impl Field for Upstream {
             Self::WebSocket(upstream) => upstream.canon(),
             Self::Sse(upstream) => upstream.canon(),
             Self::Pusher(upstream) => upstream.canon(),
+            Self::Poll(upstream) => upstream.canon(),
         }
     }
 
@@ -250,6 +262,7 @@ impl Field for Upstream {
             Self::WebSocket(upstream) => upstream.list(key, origin, out),
             Self::Sse(upstream) => upstream.list(key, origin, out),
             Self::Pusher(upstream) => upstream.list(key, origin, out),
+            Self::Poll(upstream) => upstream.list(key, origin, out),
         }
     }
 
