@@ -17,6 +17,7 @@ pub async fn status(settings: &Settings, ui: &Ui) -> Result<(), Failure> {
     let own = joined.session.id();
     let mut sessions = group::answer(settings, joined.session.group().sessions()).await?;
     sessions.retain(|info| info.member.session != own);
+    let conflicts = group::answer(settings, joined.session.group().conflicts()).await?;
     let connections = joined.session.group().current().connections.clone();
     let lead = joined.lead();
     let primary = sessions.iter().find(|info| info.standing == Standing::Primary);
@@ -39,12 +40,13 @@ pub async fn status(settings: &Settings, ui: &Ui) -> Result<(), Failure> {
         outbox: None,
         upstream: None,
         connections: connections.iter().map(document::Connection::from).collect(),
+        conflicts: conflicts.iter().map(document::Conflict::from).collect(),
         directory: joined.dir.root().display().to_string(),
     };
     if ui.json {
         ui.document(&document(&status))?;
     } else {
-        print(&status, &sessions, &joined, ui)?;
+        print(&status, &sessions, &conflicts, &joined, ui)?;
     }
     joined.leave().await;
     Ok(())
@@ -64,6 +66,7 @@ fn least_healthy(connections: &[Connection]) -> Option<&Connection> {
 fn print(
     status: &document::Status,
     sessions: &[paceline::SessionInfo],
+    conflicts: &[paceline::ItemConflict],
     joined: &Joined,
     ui: &Ui,
 ) -> Result<(), Failure> {
@@ -103,6 +106,10 @@ fn print(
         let state = ui.paint(style, connection.state);
         let text = format!("{} {state}{transport}{attempts}{why}", one_line(&connection.upstream));
         row(if at == 0 { "upstreams" } else { "" }, &text)?;
+    }
+    for (at, conflict) in conflicts.iter().enumerate() {
+        let text = one_line(&conflict.to_string());
+        row(if at == 0 { "conflicts" } else { "" }, &ui.paint(Style::Warn, &text))?;
     }
     row("directory", &joined.dir.root().display().to_string())
 }

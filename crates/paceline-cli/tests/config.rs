@@ -151,3 +151,65 @@ fn a_coordinator_tells_every_session_the_state_of_its_upstream() {
     let report: Value = serde_json::from_str(&ended.out).expect("a document");
     assert_eq!((ended.code, &report["findings"][0]["kind"]), (10, &"upstream".into()), "{report}");
 }
+
+/// A coordinator with a file of its own that declares a feed at this port.
+fn coordinator(scratch: &Scratch, name: &str, port: u16) -> Running {
+    let file = scratch.path().join(name);
+    fs::write(&file, FEED.replace(":9/", &format!(":{port}/"))).expect("write a file");
+    let file = file.to_str().expect("UTF-8");
+    let running =
+        Running::start(scratch.command(&["run", "--json", "--idle-exit", "never", "--config", file]));
+    running.wait("the coordinator", |line| (line["kind"] == "ready").then_some(()));
+    running
+}
+
+/// The conflict that is shown, when there is one with these processes.
+fn conflict(scratch: &Scratch, ignored: &Running, counts: &Running) {
+    let status = scratch.json(&["status"]);
+    check("status", &status);
+    let conflict = &status["conflicts"][0];
+    assert_eq!(conflict["item"], "upstreams.feed", "{status}");
+    assert_eq!(conflict["ignored"]["pid"], ignored.pid(), "{status}");
+    assert_eq!(conflict["counts"]["pid"], counts.pid(), "{status}");
+}
+
+#[test]
+fn two_files_that_differ_are_told_by_item_until_one_of_them_is_gone() {
+    let scratch = Scratch::new();
+    let first = coordinator(&scratch, "first.toml", 9);
+    assert_eq!(scratch.json(&["status"])["conflicts"], serde_json::json!([]));
+    let second = coordinator(&scratch, "second.toml", 19);
+    // Both say so as it happens, and neither says what stands there.
+    for coordinator in [&first, &second] {
+        let text = coordinator.wait("the conflict", |line| {
+            (line["kind"] == "config_conflict").then(|| line["text"].as_str().map(str::to_owned)).flatten()
+        });
+        for part in ["upstreams.feed", "first.toml:1:1), which counts", "second.toml:1:1) is not that of"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert!(!text.contains("127.0.0.1"), "{text}");
+    }
+    conflict(&scratch, &second, &first);
+    let (plain, doctor) = (scratch.run(&["status"]), scratch.run(&["doctor"]));
+    assert_eq!((plain.code, doctor.code), (0, 10), "{}", doctor.out);
+    let (one, two) = (first.pid().to_string(), second.pid().to_string());
+    for out in [&plain.out, &doctor.out] {
+        for part in ["upstreams.feed", "first.toml", "second.toml", &one, &two] {
+            assert!(out.contains(part), "{part} is not in {out}");
+        }
+    }
+    assert!(doctor.out.contains("make both say the same"), "{}", doctor.out);
+    let report: Value = serde_json::from_str(&scratch.run(&["doctor", "--json"]).out).expect("a document");
+    check("doctor", &report);
+    assert_eq!(report["findings"][0]["kind"], "config_conflict");
+
+    // The second takes over: now its file counts, for a third that says what the first did.
+    signal(first.pid(), Signal::KILL);
+    second.wait("its reign", |line| (line["kind"] == "primary_elected").then_some(()));
+    until("the end of the conflict", || scratch.json(&["status"])["conflicts"] == serde_json::json!([]));
+    let third = coordinator(&scratch, "third.toml", 9);
+    third.wait("the conflict", |line| (line["kind"] == "config_conflict").then_some(()));
+    conflict(&scratch, &third, &second);
+    signal(third.pid(), Signal::TERM);
+    until("the end of the conflict", || scratch.json(&["status"])["conflicts"] == serde_json::json!([]));
+}

@@ -168,7 +168,15 @@ impl Config {
         let items = &mut declared.items;
         named(items, "upstreams", &self.upstreams);
         named(items, "http", &self.http);
-        named(items, "resources", &self.resources);
+        for (name, resource) in self.resources.value() {
+            let (name, mut rules) = (format!("resources.{name}"), resource.canon());
+            // Who fetches may be an application's code in one session and a request in another: an item of its own.
+            let fetch = rules.as_object_mut().and_then(|members| members.remove("fetch"));
+            if let (Some(canon), Some(fetch)) = (fetch, resource.fetch()) {
+                add(items, &format!("{name}.fetch"), canon, fetch.origin());
+            }
+            add(items, &name, rules, resource.origin());
+        }
         named(items, "tags", &self.tags);
         named(items, "periodic", &self.periodic);
         add(items, "defaults", self.defaults.canon(), self.defaults.origin());

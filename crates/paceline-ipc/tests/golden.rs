@@ -71,6 +71,11 @@ fn gap(why: GapCause) -> Gap {
     Gap { channel: channel(), after: Some(Position::Opaque("x".into())), upto: None, why }
 }
 
+fn conflict() -> ItemConflict {
+    let declarer = |place: &str| Declarer { session: SESSION, pid: 4711, place: place.to_owned() };
+    ItemConflict { item: "outbox".to_owned(), ignored: declarer("b:2:1"), counts: declarer("a:1:1") }
+}
+
 fn member() -> Member {
     Member { session: SESSION, label: "editor".to_owned(), pid: 4711, joined: true }
 }
@@ -130,6 +135,7 @@ fn name_of_hub(message: &ToHub) -> &'static str {
         ToHub::Declare(_) => "Declare",
         ToHub::Observe { .. } => "Observe",
         ToHub::Fetched { .. } => "Fetched",
+        ToHub::Items { .. } => "Items",
     }
 }
 
@@ -158,6 +164,8 @@ fn name_of_session(message: &ToSession) -> &'static str {
         ToSession::Applied(_) => "Applied",
         ToSession::Fetch(_) => "Fetch",
         ToSession::CancelFetch(_) => "CancelFetch",
+        ToSession::WantItems => "WantItems",
+        ToSession::Conflicts(_) => "Conflicts",
     }
 }
 
@@ -226,6 +234,7 @@ fn to_hub() -> Vec<ToHub> {
         ask(14, Ask::Preview { key: key(), exact: true }),
         ask(15, Ask::InvalidateTag { tag: "stock".into(), refetch: RefetchType::Inactive }),
         ask(16, Ask::Online(true)),
+        ask(17, Ask::Conflicts),
         ToHub::Presence(Presence { visible: false, focused: true, active: false, battery: Some(80) }),
         ToHub::Kit(address()),
         ToHub::Took(Epoch(4)),
@@ -249,6 +258,10 @@ fn to_hub() -> Vec<ToHub> {
     ]
     .into_iter()
     .chain(failures().into_iter().map(|failure| fetched(FetchOutcome::Failed(failure))))
+    .chain([ToHub::Items {
+        items: vec![DeclaredItem { name: "outbox".to_owned(), digest: 7, place: "a:1:1".to_owned() }],
+        end: true,
+    }])
     .collect()
 }
 
@@ -337,6 +350,8 @@ fn to_session() -> Vec<ToSession> {
             trace: Trace { trace: 0x0102, span: 3 },
         }),
         ToSession::CancelFetch(FetchId(5)),
+        ToSession::WantItems,
+        ToSession::Conflicts(vec![conflict()]),
     ]);
     all
 }
@@ -442,6 +457,7 @@ fn looks() -> Vec<Answer> {
             resource: Some("packages".into()),
             refetches: true,
         }]),
+        Answer::Conflicts(vec![conflict()]),
     ]
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::{
     id::{Channel, Epoch, LinkId, Mark, Offset, Position, SessionId},
+    message::ItemConflict,
     presence::Presence,
     program::Misfit,
 };
@@ -241,15 +242,8 @@ pub enum Event {
         /// Why.
         why: String,
     },
-    /// Two sessions declare different rules under one name; those of the first count.
-    RulesConflict {
-        /// The resource.
-        resource: String,
-        /// Whose rules count.
-        first: SessionId,
-        /// Whose do not.
-        session: SessionId,
-    },
+    /// Two sessions declare different things under one name.
+    ConfigConflict(Box<ItemConflict>),
     /// A fetch brought a value.
     Fetched {
         /// The key, for people.
@@ -410,12 +404,7 @@ impl fmt::Display for Event {
             Self::DeclarationRefused { session, why } => {
                 write!(f, "a declaration of {} cannot be used: {why}", session.short())
             }
-            Self::RulesConflict { resource, first, session } => write!(
-                f,
-                "{} declares other rules of {resource} than {}, whose rules count",
-                session.short(),
-                first.short()
-            ),
+            Self::ConfigConflict(conflict) => write!(f, "{conflict}"),
             Self::Fetched { key, background, took_ms, attempts } => {
                 write!(f, "fetched {key}{} in {took_ms} ms, {attempts} attempts", behind(*background))
             }
@@ -500,7 +489,7 @@ impl Event {
             Self::UpstreamChanged { .. } => "upstream_changed",
             Self::UpstreamMessageRefused { .. } => "upstream_message_refused",
             Self::DeclarationRefused { .. } => "declaration_refused",
-            Self::RulesConflict { .. } => "rules_conflict",
+            Self::ConfigConflict(_) => "config_conflict",
             Self::Fetched { .. } => "fetched",
             Self::FetchFailed { .. } => "fetch_failed",
             Self::TurnedStale { .. } => "turned_stale",

@@ -57,6 +57,10 @@ pub const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
 pub const CLAIMS_KEPT: usize = 16;
 /// Resources that a session declares.
 pub const DECLARED_MAX: usize = 1024;
+/// Items of what a session declares, where sessions declare differently.
+pub const ITEMS_MAX: usize = 4096;
+/// Bytes of an item's name, and of its place.
+pub const ITEM_TEXT_MAX: usize = 512;
 /// Heirs with a kit each.
 pub const HEIRS: usize = 2;
 

@@ -6,7 +6,7 @@
 //! The life of a link, from the session's side: `Hello` → `Welcome` (or `Busy`, `Refused`) → `Subscribe`* and offers →
 //! `Snapshot`* → batches, each a `Batch` header followed by its `Frame`s, until `Moved`, `Close` or EOF.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -46,7 +46,7 @@ pub struct Hello {
     pub rank: Rank,
     /// The last place up to which the session has everything of its interest.
     pub last: Mark,
-    /// Digest of the session's declared configuration; zero where it declares nothing.
+    /// Digest of all that the session declares for the group; zero where it declares nothing.
     pub declared: u64,
     /// What the session shows to its user.
     pub presence: Presence,
@@ -387,6 +387,39 @@ pub struct Applied {
     pub runs: Vec<(u64, u64)>,
 }
 
+/// Something that a session declares for its group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeclaredItem {
+    /// For example `upstreams.feed`.
+    pub name: String,
+    /// Of its content.
+    pub digest: u64,
+    /// Where it is declared, for people.
+    pub place: String,
+}
+
+/// Who declares an item, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Declarer {
+    /// The session.
+    pub session: SessionId,
+    /// Its process id, for people.
+    pub pid: u32,
+    /// For people.
+    pub place: String,
+}
+
+/// An item that two sessions declare differently.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemConflict {
+    /// Its name.
+    pub item: String,
+    /// Whose declaration does not count.
+    pub ignored: Declarer,
+    /// Whose declaration counts.
+    pub counts: Declarer,
+}
+
 /// A key a session holds, offered to a new owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyOffer {
@@ -488,6 +521,8 @@ pub enum Ask {
     },
     /// The manual switch: whether upstreams can be reached.
     Online(bool),
+    /// What sessions declare differently.
+    Conflicts,
 }
 
 /// Answer to an `Ask`.
@@ -525,6 +560,8 @@ pub enum Answer {
     },
     /// What an invalidation would reach.
     Cascade(Vec<CascadeLine>),
+    /// What sessions declare differently; of more than a chunk, the first.
+    Conflicts(Vec<ItemConflict>),
 }
 
 /// From a session to the owner.
@@ -638,6 +675,13 @@ pub enum ToHub {
         /// What came of it.
         outcome: FetchOutcome,
     },
+    /// What the session declares, in chunks; answer to `WantItems`.
+    Items {
+        /// The items.
+        items: Vec<DeclaredItem>,
+        /// Nothing more comes.
+        end: bool,
+    },
 }
 
 /// From the owner to a session.
@@ -729,6 +773,10 @@ pub enum ToSession {
     Fetch(FetchRequest),
     /// The attempt is not wanted any more.
     CancelFetch(FetchId),
+    /// Not all sessions declare the same: say what you do.
+    WantItems,
+    /// What the session declares and others declared otherwise, whose declarations count.
+    Conflicts(Vec<ItemConflict>),
 }
 
 /// A chunk of a snapshot. The follower's `last` advances only at `end`.
@@ -844,6 +892,26 @@ impl Body {
             Self::Reset { key, held, .. } => key.0.len() + held.as_ref().map_or(0, Held::size),
             Self::Connection(_) | Self::Nothing => 0,
         }
+    }
+}
+
+impl ItemConflict {
+    /// An estimate of its bytes on the wire.
+    pub fn size(&self) -> usize {
+        64 + self.item.len() + self.ignored.place.len() + self.counts.place.len()
+    }
+}
+
+impl fmt::Display for Declarer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "session {}, process {} ({})", self.session.short(), self.pid, self.place)
+    }
+}
+
+impl fmt::Display for ItemConflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { item, ignored, counts } = self;
+        write!(f, "{item} of {ignored} is not that of {counts}, which counts")
     }
 }
 

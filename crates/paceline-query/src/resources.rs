@@ -1,8 +1,8 @@
 //! The resources that sessions declared, and the rules that they give each key.
 //!
-//! Of several declarations of one name the first that is still there counts; another one is reported. All resources whose
-//! patterns have a key give it rules, the more specific first (equally specific ones by name): what one leaves open comes from
-//! the next, then from [`Defaults`]. Tags and dependencies add up, and so do `critical` and `cancellable`.
+//! Of several declarations of one name the first that is still there counts. All resources whose patterns have a key give it
+//! rules, the more specific first (equally specific ones by name): what one leaves open comes from the next, then from
+//! [`Defaults`]. Tags and dependencies add up, and so do `critical` and `cancellable`.
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -43,7 +43,6 @@ struct Named {
 struct Declaration {
     session: SessionId,
     resource: Arc<Resource>,
-    digest: u64,
     fetches: bool,
 }
 
@@ -59,17 +58,8 @@ struct InForce {
 pub enum Declared {
     /// Rules of some keys changed.
     Changed,
-    /// As somebody declared it before.
+    /// As somebody declared it before, or otherwise: the first declaration counts.
     Known,
-    /// Another session declared other rules first, and those count.
-    Conflict {
-        /// Who.
-        first: SessionId,
-        /// The digest of the rules that count.
-        counts: u64,
-        /// The digest of those that do not.
-        ignored: u64,
-    },
     /// The group has as many resources as it may have; this one has no effect.
     Full,
 }
@@ -179,23 +169,18 @@ impl Resources {
             return Declared::Full;
         }
         let name = resource.name.clone();
-        let ours = Declaration { session, digest: resource.digest(), resource, fetches };
-        let ignored = ours.digest;
+        let ours = Declaration { session, resource, fetches };
         let named = self.declared.entry(name).or_default();
         match named.declarations.iter_mut().find(|declaration| declaration.session == session) {
             Some(before) => *before = ours,
             None => named.declarations.push(ours),
         }
-        let conflict = named
-            .declarations
-            .first()
-            .filter(|first| first.digest != ignored)
-            .map(|first| Declared::Conflict { first: first.session, counts: first.digest, ignored });
-        let changed = named.weigh();
-        if changed {
+        if named.weigh() {
             self.renew();
+            Declared::Changed
+        } else {
+            Declared::Known
         }
-        conflict.unwrap_or(if changed { Declared::Changed } else { Declared::Known })
     }
 
     /// A session left, with what it declared. Whether rules of some keys changed.

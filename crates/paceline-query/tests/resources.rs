@@ -233,13 +233,12 @@ fn equally_specific_resources_count_by_name() {
 }
 
 #[test]
-fn the_first_declaration_counts_and_another_is_a_conflict() {
+fn the_first_declaration_counts_while_it_is_there() {
     let (first, other) = (resource("a").stale(minutes(1)), resource("a").stale(minutes(2)));
     let mut resources = Resources::new(Defaults::default());
     assert_eq!(declare(&mut resources, ONE, &first), Declared::Changed);
     assert_eq!(declare(&mut resources, TWO, &first), Declared::Known);
-    let conflict = Declared::Conflict { first: ONE, counts: first.digest(), ignored: other.digest() };
-    assert_eq!(declare(&mut resources, THREE, &other), conflict);
+    assert_eq!(declare(&mut resources, THREE, &other), Declared::Known);
     assert_eq!(stale(&mut resources, key!["a"]), minutes(1));
     assert!(!resources.forget(ONE), "the second session declared the same");
     assert_eq!(stale(&mut resources, key!["a"]), minutes(1));

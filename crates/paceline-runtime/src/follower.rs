@@ -23,8 +23,8 @@ use paceline_proto::{
     limits::{HELLO_TIMEOUT, PENDING_BYTES},
     look::{Look, Seen},
     message::{
-        Answer, Ask, Hello, KitAddress, OpOutcome, Operation, Refusal, SubmitOutcome, ToHub, ToSession,
-        Welcome,
+        Answer, Ask, DeclaredItem, Hello, KitAddress, OpOutcome, Operation, Refusal, SubmitOutcome, ToHub,
+        ToSession, Welcome,
     },
     presence::Presence,
     time::Time,
@@ -169,11 +169,12 @@ pub(crate) struct FollowerBusiness {
 }
 
 impl FollowerBusiness {
-    pub(crate) fn new(seat: Seat, resources: Vec<Declared>) -> Self {
+    pub(crate) fn new(seat: Seat, resources: Vec<Declared>, items: Vec<DeclaredItem>) -> Self {
         let mut machine = Follower::new(Config { session: seat.identity.session });
         let mut effects = Vec::new();
         // It has no link yet: what it knows is told on the first one.
         machine.handle(Time::ZERO, Input::Declare(resources), &mut effects);
+        machine.handle(Time::ZERO, Input::Items(items), &mut effects);
         Self {
             machine,
             seat,

@@ -223,7 +223,7 @@ pub fn level(event: &Event) -> Level {
         | Event::HandoverAborted { .. }
         | Event::UpstreamMessageRefused { .. }
         | Event::DeclarationRefused { .. }
-        | Event::RulesConflict { .. }
+        | Event::ConfigConflict(_)
         | Event::ServerAskedToWait { .. }
         | Event::LimitReached { .. } => Level::WARN,
         Event::PrimaryElected { .. }

@@ -1,8 +1,12 @@
 //! What a session is started with.
 
 use paceline_ipc::dirs::StateDir;
-use paceline_proto::{fetch::Declared, id::SessionId, message::Rank, program::Program};
-
+use paceline_proto::{
+    fetch::Declared,
+    id::SessionId,
+    message::{DeclaredItem, Rank},
+    program::Program,
+};
 use paceline_query::rules::Defaults;
 
 use crate::{fetcher::Fetchers, socket::Upstream, token::Keeper};
@@ -18,7 +22,7 @@ pub struct Identity {
     pub program: Program,
     /// Whether it leads.
     pub rank: Rank,
-    /// Digest of its declared configuration.
+    /// Digest of all that it declares for the group; zero for nothing.
     pub declared: u64,
 }
 
@@ -33,6 +37,8 @@ pub struct Options {
     pub upstreams: Vec<Upstream>,
     /// Resources that this session knows: told to every owner.
     pub resources: Vec<Declared>,
+    /// All that this session declares for the group: told where sessions declare differently.
+    pub items: Vec<DeclaredItem>,
     /// What holds for keys that no resource says anything about, while this session leads.
     pub defaults: Defaults,
     /// What this session can fetch.

@@ -205,6 +205,7 @@ impl Queries {
             | Ask::Sync
             | Ask::Members
             | Ask::Sessions
+            | Ask::Conflicts
             | Ask::Keys { .. }
             | Ask::Stats
             | Ask::Look { .. } => Answer::Refused("this is no question for the query engine".to_owned()),
@@ -268,9 +269,6 @@ fn event(note: Note, now: Time) -> Event {
             limit_ms: limit_ns / 1_000_000,
         },
         Note::Strategy { active } => Event::StrategyChanged { active },
-        Note::RulesConflict { resource, session, first, .. } => {
-            Event::RulesConflict { resource: resource.to_string(), first, session }
-        }
         Note::ResourcesFull { resource, session } => {
             refused(session, &format!("{resource} is one resource more than a group may have"))
         }

@@ -377,7 +377,7 @@ fn start_actors(
     };
     let election = ElectionBusiness::new(seat.clone(), lock, seed);
     let hub = HubBusiness::new(seat.clone(), channels, follows, options.defaults, seed);
-    let follower = FollowerBusiness::new(seat.clone(), options.resources);
+    let follower = FollowerBusiness::new(seat.clone(), options.resources, options.items);
     let answers = peers.clone();
     let answer = Box::new(move |epoch, id, outcome, trace| {
         answers.follower(FollowerIn::Fetched { epoch, id, outcome }, trace);

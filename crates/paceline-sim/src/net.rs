@@ -238,6 +238,7 @@ pub fn size_up(message: &ToHub) -> usize {
             16 + (keys.len() + streams.len()) * 24
         }
         ToHub::Hello(_) => 160,
+        ToHub::Items { items, .. } => 16 + items.len() * 64,
         ToHub::Ack(_)
         | ToHub::Resync
         | ToHub::Ask { .. }
@@ -266,6 +267,8 @@ pub fn size_down(message: &ToSession) -> usize {
         ToSession::Busy { .. }
         | ToSession::Refused(_)
         | ToSession::Batch(_)
+        | ToSession::WantItems
+        | ToSession::Conflicts(_)
         | ToSession::WantTail { .. }
         | ToSession::OpDone { .. }
         | ToSession::SubmitDone { .. }

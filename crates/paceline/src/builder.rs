@@ -10,7 +10,7 @@ use paceline_proto::{fetch::Declared, id::SessionId, message::Rank, program::Pro
 use paceline_runtime::{Afterwards, Identity, Options, Runtime, StartError};
 
 use crate::{
-    declared::{Declarations, Queries},
+    declared::{Declarations, Queries, items},
     error::Error,
     resource::Resource,
     session::{Session, block_on},
@@ -217,15 +217,9 @@ impl Builder {
             Some(config) => self.declarations.queries(config, self.rank, &dir)?,
             None => Queries::default(),
         };
+        let configured = config.as_ref().map(paceline_config::Config::declared).unwrap_or_default();
         let label = if self.label.is_empty() { format!("pid {}", std::process::id()) } else { self.label };
         let program = self.program.unwrap_or_else(program);
-        let identity = Identity {
-            session: SessionId(paceline_runtime::unique()),
-            label,
-            program,
-            rank: self.rank,
-            declared: config.map_or(0, |config| config.declared().root().short()),
-        };
         let Queries { defaults, resources: mut declared, mut fetchers, tokens } = queries;
         let coded = self.resources.into_iter().map(|resource| {
             let declared = declared.remove(resource.name());
@@ -237,8 +231,11 @@ impl Builder {
             rules: rules.to_bytes().into(),
             name: rules.name,
         }));
-        let runtime =
-            Runtime::start(Options { dir, identity, upstreams, resources, defaults, fetchers, tokens })?;
+        let (declared, items) = items(configured, &resources);
+        let session = SessionId(paceline_runtime::unique());
+        let identity = Identity { session, label, program, rank: self.rank, declared };
+        let options = Options { dir, identity, upstreams, resources, items, defaults, fetchers, tokens };
+        let runtime = Runtime::start(options)?;
         if let Some(afterwards) = self.signals {
             runtime.handle_signals(afterwards).map_err(StartError::Signals)?;
         }

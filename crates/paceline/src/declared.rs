@@ -8,11 +8,14 @@ use paceline_channel::{
     token::Paths,
 };
 use paceline_config::{
-    Capabilities, Config, Draft, Part, Source,
+    Capabilities, Config, Digest, Draft, Item, Part, Source,
     tables::{Fetch, Http, HttpFetch, Method, Resource, Upstream as Declared},
 };
 use paceline_ipc::dirs::StateDir;
-use paceline_proto::message::Rank;
+use paceline_proto::{
+    limits::{ITEM_TEXT_MAX, ITEMS_MAX},
+    message::{DeclaredItem, Rank},
+};
 use paceline_query::{condition::Bindings, rules};
 use paceline_runtime::{
     fetcher::Fetchers,
@@ -194,6 +197,35 @@ fn fetcher(
         Some(keeper) => Arc::new(Authorized { fetcher, vault, keeper: keeper.clone() }),
         None => Arc::new(fetcher),
     })
+}
+
+/// All that a session declares for its group, with a digest over it: what its configuration says, and the rules of its
+/// resources as code and configuration make them together.
+pub(crate) fn items(
+    configured: paceline_config::Declared,
+    resources: &[paceline_proto::fetch::Declared],
+) -> (u64, Vec<DeclaredItem>) {
+    let mut items: BTreeMap<String, Item> =
+        configured.items().map(|(name, item)| (name.to_owned(), item.clone())).collect();
+    for resource in resources {
+        let Ok(rules) = rules::Resource::from_bytes(&resource.rules) else { continue };
+        let mut digest = [0; 32];
+        digest[..8].copy_from_slice(&rules.digest().to_be_bytes());
+        let digest = Digest::from_bytes(digest);
+        let coded = || Item { digest, place: "code".to_owned() };
+        items.entry(format!("resources.{}", resource.name)).or_insert_with(coded).digest = digest;
+    }
+    let all = paceline_config::Declared::from_items(items);
+    let items: Vec<DeclaredItem> = all.items().take(ITEMS_MAX).map(declared_item).collect();
+    (if items.is_empty() { 0 } else { all.root().short() }, items)
+}
+
+fn declared_item((name, item): (&str, &Item)) -> DeclaredItem {
+    let cut = |text: &str| {
+        let end = (0..=text.len().min(ITEM_TEXT_MAX)).rfind(|end| text.is_char_boundary(*end));
+        text[..end.unwrap_or(0)].to_owned()
+    };
+    DeclaredItem { name: cut(name), digest: item.digest.short(), place: cut(&item.place) }
 }
 
 fn request_of<'a>(config: &'a Config, resource: &'a Resource) -> Option<(&'a Http, &'a HttpFetch)> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use paceline_proto::{
     id::{SessionId, Trace},
     look::{KeyInfo, Look, ReignStats, Seen, SessionInfo},
-    message::{Answer, Ask},
+    message::{Answer, Ask, ItemConflict},
 };
 use paceline_runtime::{Runtime, replica::GroupView};
 
@@ -47,6 +47,18 @@ impl Group {
     pub async fn sessions(&self) -> Result<Vec<SessionInfo>, Error> {
         match self.runtime.ask(Ask::Sessions, Trace::NONE).await? {
             Answer::Sessions(sessions) => Ok(sessions),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Asks the primary what sessions declare differently: whose declaration counts, and whose does not. Of very many, the
+    /// first.
+    ///
+    /// # Errors
+    /// As [`Group::sessions`].
+    pub async fn conflicts(&self) -> Result<Vec<ItemConflict>, Error> {
+        match self.runtime.ask(Ask::Conflicts, Trace::NONE).await? {
+            Answer::Conflicts(conflicts) => Ok(conflicts),
             other => Err(unexpected(other)),
         }
     }

@@ -61,7 +61,7 @@ pub use paceline_proto::{
     fetch::{FailureKind, FetchFailure, FetchStatus},
     id::{Epoch, Position, SessionId, Trace, Version},
     look::{EventRecord, KeyInfo, Look, ReignStats, Seen, SessionInfo, Standing, TraceRecord},
-    message::{Gap, GapCause, Heir, Member, Rank},
+    message::{Declarer, Gap, GapCause, Heir, ItemConflict, Member, Rank},
     presence::Presence,
     program::{Misfit, ProtoRange, Speaker},
 };

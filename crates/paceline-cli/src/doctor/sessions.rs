@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use paceline::{ConnectionState, EventRecord, Look, Seen, SessionInfo};
+use paceline::{ConnectionState, EventRecord, ItemConflict, Look, Seen, SessionInfo};
 
 use crate::{
     document::{Doctor, Finding},
@@ -67,6 +67,7 @@ async fn look(
 ) -> Result<(), Failure> {
     let sessions = group::answer(settings, joined.session.group().sessions()).await?;
     slow(&sessions, findings);
+    conflicts(&group::answer(settings, joined.session.group().conflicts()).await?, findings);
     upstreams(joined, findings);
     let mut looks = Looks::new(settings, joined, None).await?;
     let sights = looks.again(settings, joined, |after| Look::Events { after }).await?;
@@ -99,6 +100,17 @@ fn slow(sessions: &[SessionInfo], findings: &mut Vec<Finding>) {
                 info.dropped
             ),
             "it gets the latest of each key; see whether its process is starved or stopped",
+        ));
+    }
+}
+
+fn conflicts(conflicts: &[ItemConflict], findings: &mut Vec<Finding>) {
+    for conflict in conflicts {
+        let (ignored, counts) = (conflict.ignored.pid, conflict.counts.pid);
+        findings.push(Finding::new(
+            "config_conflict",
+            conflict.to_string(),
+            format!("make both say the same, then restart process {ignored}, or {counts} if that one is out of date"),
         ));
     }
 }
@@ -150,7 +162,7 @@ fn complaints(sights: &[Sight], findings: &mut Vec<Finding>) {
         ("claim_failed", "see whether the directory is writable and the disk has space"),
         (
             "peer_refused",
-            "a process that is no session connects to the group's socket: find it by its pid, or update it",
+            "a process that speaks another language connects to the group's socket: see which it is (ps -p PID), then end or update it",
         ),
         ("version_clash", "the upstream gave one version to two values: its versions cannot be trusted"),
         ("upstream_message_refused", "compare the message with the routes declared for the upstream"),

@@ -6,7 +6,7 @@ mod looks;
 
 use std::time::{Duration, SystemTime};
 
-use paceline::{QueryKey, Rank, SessionId, SessionInfo, Standing, Version};
+use paceline::{ItemConflict, QueryKey, Rank, SessionId, SessionInfo, Standing, Version};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, value::RawValue};
 
@@ -42,7 +42,39 @@ pub struct Status {
     pub outbox: Option<Unbuilt>,
     pub upstream: Option<Unbuilt>,
     pub connections: Vec<Connection>,
+    pub conflicts: Vec<Conflict>,
     pub directory: String,
+}
+
+/// Something that two sessions declare differently.
+#[derive(Debug, Serialize)]
+pub struct Conflict {
+    pub item: String,
+    pub ignored: Declarer,
+    pub counts: Declarer,
+}
+
+/// Who declares it, and where.
+#[derive(Debug, Serialize)]
+pub struct Declarer {
+    pub session: String,
+    pub pid: u32,
+    pub place: String,
+}
+
+impl From<&ItemConflict> for Conflict {
+    fn from(conflict: &ItemConflict) -> Self {
+        let declarer = |it: &paceline::Declarer| Declarer {
+            session: it.session.to_string(),
+            pid: it.pid,
+            place: it.place.clone(),
+        };
+        Self {
+            item: conflict.item.clone(),
+            ignored: declarer(&conflict.ignored),
+            counts: declarer(&conflict.counts),
+        }
+    }
 }
 
 /// What is not built yet has no value.

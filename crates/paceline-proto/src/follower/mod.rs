@@ -23,7 +23,7 @@ use crate::{
     hub::Archive,
     id::{Channel, Epoch, Key, Mark, Position, Stream},
     limits::{ACK_FRAMES, ACK_INTERVAL, KEY_MAX},
-    message::{Applied, Held, Member, Snapshot, ToHub, ToSession, Welcome},
+    message::{Applied, DeclaredItem, Held, Member, Snapshot, ToHub, ToSession, Welcome},
     ops::{KeptOps, KnownOps},
     ring::Rings,
     time::{Time, earliest},
@@ -94,6 +94,8 @@ pub struct Follower {
     ack_due: Option<Time>,
     pending: Pending,
     queries: Queries,
+    /// All that the session declares.
+    items: Vec<DeclaredItem>,
 }
 
 impl Follower {
@@ -124,6 +126,7 @@ impl Follower {
             ack_due: None,
             pending: Pending::new(config.session),
             queries: Queries::default(),
+            items: Vec::new(),
         }
     }
 
@@ -149,6 +152,7 @@ impl Follower {
             }
             Input::Ask { token, ask, trace } => self.pending.ask(token, ask, trace, self.is_linked(), out),
             Input::Declare(resources) => self.declare(resources, out),
+            Input::Items(items) => self.items = items,
             Input::Observe { key, options } => self.observe(key, options, out),
             Input::Fetched { epoch, id, outcome } => self.fetched(epoch, id, outcome, out),
             Input::Presence(presence) => self.send(ToHub::Presence(presence), out),
@@ -374,6 +378,11 @@ impl Follower {
             ToSession::ArchiveHeld => self.archive = None,
             ToSession::Applied(applied) => self.applied(&applied),
             ToSession::Fetch(request) => out.push(Effect::Fetch { epoch: self.epoch, request }),
+            ToSession::WantItems => self.tell_items(out),
+            ToSession::Conflicts(conflicts) => {
+                let event = |conflict| Effect::Event(Event::ConfigConflict(Box::new(conflict)));
+                out.extend(conflicts.into_iter().map(event));
+            }
             ToSession::CancelFetch(id) => out.push(Effect::CancelFetch { epoch: self.epoch, id }),
         }
     }

@@ -15,7 +15,7 @@ use crate::{
     fetch::{Declared, FetchId, FetchOutcome, QueryState},
     id::{Epoch, Key},
     limits::DECLARED_MAX,
-    message::ToHub,
+    message::{DeclaredItem, ToHub},
 };
 
 #[derive(Debug, Default)]
@@ -93,6 +93,19 @@ impl Follower {
         out.extend(options.map(|(key, options)| {
             Effect::Send(ToHub::Observe { key: key.clone(), options: options.clone() })
         }));
+    }
+
+    /// Tells an owner that wants to compare what sessions declare.
+    pub(super) fn tell_items(&self, out: &mut Vec<Effect>) {
+        let size = |item: &DeclaredItem| 8 + item.name.len() + item.place.len();
+        let chunks = chunks(self.items.clone(), size);
+        let last = chunks.len().saturating_sub(1);
+        out.extend(
+            chunks
+                .into_iter()
+                .enumerate()
+                .map(|(at, items)| Effect::Send(ToHub::Items { items, end: at == last })),
+        );
     }
 
     pub(super) fn show_state(&mut self, key: Key, state: QueryState, out: &mut Vec<Effect>) {

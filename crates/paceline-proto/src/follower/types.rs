@@ -9,8 +9,8 @@ use crate::{
     id::{Key, Mark, SessionId, Stream, Trace},
     look::{Look, Seen},
     message::{
-        Answer, Ask, Gap, Held, HeldEvent, KitAddress, OpOutcome, Operation, Ping, SubmitOutcome, ToHub,
-        ToSession, Welcome,
+        Answer, Ask, DeclaredItem, Gap, Held, HeldEvent, KitAddress, OpOutcome, Operation, Ping,
+        SubmitOutcome, ToHub, ToSession, Welcome,
     },
     presence::Presence,
 };
@@ -62,6 +62,8 @@ pub enum Input {
     },
     /// The session knows these resources, besides those it told before.
     Declare(Vec<Declared>),
+    /// All that the session declares for its group; told where sessions declare differently.
+    Items(Vec<DeclaredItem>),
     /// What the session asks of a key that it subscribes to; told on every link while it does.
     Observe {
         /// The key.

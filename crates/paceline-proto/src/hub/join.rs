@@ -43,6 +43,7 @@ impl Hub {
         out.push(Effect::Presence { session, presence });
         self.tell_engine(QueryFact::Presence { session, presence }, out);
         self.welcome(slot, out);
+        self.want_items(out);
     }
 
     /// What is agreed on with a newcomer, or why it cannot be.
@@ -466,6 +467,7 @@ impl Hub {
         out.push(Effect::Event(Event::Unlinked { link: id, session, why: why.to_owned() }));
         out.push(Effect::Presence { session, presence: None });
         self.tell_gone(session, id, out);
+        self.find_conflicts(out);
         if link.heir.is_some() {
             out.push(Effect::Event(Event::HeirDismissed { session }));
             self.answer_waiting_ops(out);

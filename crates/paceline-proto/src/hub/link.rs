@@ -8,6 +8,7 @@ use std::{
 use super::{
     cache::{AppliedOps, Basis},
     conflate::Round,
+    declared::Declaration,
     snapshot::Job,
 };
 use crate::{
@@ -159,6 +160,7 @@ pub(super) struct Link {
     pub(super) archive: Option<OfferedArchive>,
     /// Resources declared.
     pub(super) declared: usize,
+    pub(super) declaration: Declaration,
     /// Those of them that it still keeps and offered.
     pub(super) ops_offered: BTreeSet<OpId>,
     /// Keys wanted from its offer.
@@ -218,6 +220,7 @@ impl Link {
             applied: Arc::default(),
             archive: None,
             declared: 0,
+            declaration: Declaration::new(hello.declared),
             ops_offered: BTreeSet::new(),
             wanted: 0,
             members_told: 0,

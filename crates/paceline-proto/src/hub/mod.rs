@@ -7,7 +7,7 @@
 //! Where to read on: `channels` (an upstream message becomes frames), `values` (what they do to the cache), `links` and
 //! `write` (frames go out), `join` and `snapshot` (a link begins and ends), `collect`, `tails` and `offers` (a new owner
 //! learns what survivors know), `replay` (who is behind every ring), `answers` (volatile operations), `members` and
-//! `heirs`, `conflate` (slow links), `requests` (everything else a session says), `tick` (what time brings).
+//! `heirs`, `conflate` (slow links), `declared` (who declares otherwise), `requests` (everything else a session says), `tick` (what time brings).
 //!
 //! **Invariant:** frames are numbered in one place, `log`, and reach every link in that order.
 
@@ -16,6 +16,7 @@ mod cache;
 mod channels;
 mod collect;
 mod conflate;
+mod declared;
 mod heirs;
 mod inspect;
 mod join;

@@ -253,7 +253,12 @@ impl Hub {
         }
         self.queries.began = true;
         out.push(Effect::Query(QueryFact::Began));
-        out.extend(std::mem::take(&mut self.queries.waiting).into_iter().map(Effect::Query));
+        let mut waiting = std::mem::take(&mut self.queries.waiting);
+        // Its declarations come first, as they count.
+        waiting.sort_by_key(
+            |fact| !matches!(fact, QueryFact::Declared { session, .. } if *session == self.owner),
+        );
+        out.extend(waiting.into_iter().map(Effect::Query));
     }
 
     /// A link has joined: what it subscribes to is observed from here on.
@@ -289,6 +294,10 @@ impl Hub {
         out: &mut Vec<Effect>,
     ) -> Result<(), &'static str> {
         let Some(link) = self.links.get_mut(slot) else { return Ok(()) };
+        if link.declared == 0 {
+            self.arrivals += 1;
+            link.declaration.order.get_or_insert(self.arrivals);
+        }
         link.declared += resources.len();
         within_chunk(resources.len())?;
         if link.declared > DECLARED_MAX {

@@ -145,6 +145,10 @@ impl Hub {
                 self.tell_engine(QueryFact::Presence { session, presence: Some(presence) }, out);
             }
             ToHub::Declare(resources) => self.declared(slot, resources, out)?,
+            ToHub::Items { items, end } => {
+                within_chunk(items.len())?;
+                self.items_came(slot, items, end, out)?;
+            }
             ToHub::Observe { key, options } => self.options(slot, key, options, out)?,
             ToHub::Fetched { id, outcome } => self.fetched(slot, id, outcome, out)?,
             ToHub::Kit(kit) => self.kit_ready(slot, kit)?,
@@ -254,6 +258,7 @@ impl Hub {
             Ask::Sync => Answer::Done,
             Ask::Members => Answer::Members(self.members.list()),
             Ask::Sessions => Answer::Sessions(self.sessions()),
+            Ask::Conflicts => Answer::Conflicts(self.conflicts()),
             Ask::Keys { after } => self.keys_after(after.as_ref()),
             Ask::Stats => Answer::Stats(self.reign_stats()),
             Ask::Look { at, look } => match self.look(slot, id, at, look, out) {

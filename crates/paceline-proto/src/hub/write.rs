@@ -11,7 +11,7 @@ use super::{
 use crate::{
     event::Event,
     id::{Channel, LinkId, Offset, Position},
-    message::{Batch, Body, Shared, ToSession},
+    message::{Batch, Body, ItemConflict, Shared, ToSession},
 };
 
 impl Hub {
@@ -213,6 +213,10 @@ fn message_size(message: &ToSession) -> usize {
         ToSession::Answer { answer: crate::message::Answer::Seen(seen), .. } => seen.size(),
         ToSession::Answer { answer: crate::message::Answer::Fetched(fetched), .. } => fetched.size(),
         ToSession::Fetch(request) => 64 + request.key.0.len(),
+        ToSession::Conflicts(conflicts)
+        | ToSession::Answer { answer: crate::message::Answer::Conflicts(conflicts), .. } => {
+            conflicts.iter().map(ItemConflict::size).sum()
+        }
         ToSession::Welcome(_)
         | ToSession::Busy { .. }
         | ToSession::Refused(_)
@@ -229,6 +233,7 @@ fn message_size(message: &ToSession) -> usize {
         | ToSession::Moved { .. }
         | ToSession::Close
         | ToSession::CancelFetch(_)
+        | ToSession::WantItems
         | ToSession::Look { .. }
         | ToSession::ArchiveHeld => 64,
     }

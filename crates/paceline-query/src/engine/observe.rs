@@ -122,10 +122,6 @@ impl Engine {
         let generation = self.resources.generation();
         match self.resources.declare(session, resource, fetches) {
             Declared::Changed | Declared::Known => {}
-            Declared::Conflict { first, counts, ignored } => {
-                let note = Note::RulesConflict { resource: name, session, ignored, first, counts };
-                out.push(Effect::Note(note));
-            }
             Declared::Full => out.push(Effect::Note(Note::ResourcesFull { resource: name, session })),
         }
         if self.resources.generation() != generation {

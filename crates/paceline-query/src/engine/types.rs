@@ -334,19 +334,6 @@ pub enum Note {
     },
     /// Upstreams can, or cannot, be reached.
     Online(bool),
-    /// Two sessions declare different rules under one name; those of the first count.
-    RulesConflict {
-        /// The resource.
-        resource: Arc<str>,
-        /// Who declared it now.
-        session: SessionId,
-        /// The digest of what it declared.
-        ignored: u64,
-        /// Who did first.
-        first: SessionId,
-        /// The digest of the rules that count.
-        counts: u64,
-    },
     /// The group has as many resources as it may have; this one has no effect.
     ResourcesFull {
         /// The resource.
