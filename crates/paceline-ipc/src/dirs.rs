@@ -128,6 +128,14 @@ impl StateDir {
         }
     }
 
+    /// Makes anew what somebody removed of the directories inside it; what was in them is not brought back.
+    ///
+    /// # Errors
+    /// [`DirectoryError`] for the first that cannot be made.
+    pub fn restore(&self) -> Result<(), DirectoryError> {
+        PARTS.iter().try_for_each(|part| create(&self.0.root.join(part)))
+    }
+
     /// The group that lives here.
     pub fn group(&self) -> &GroupIdentity {
         &self.0.group

@@ -26,6 +26,8 @@ pub struct SessionLock {
     session: SessionId,
     file: File,
     pid: u32,
+    /// What is written into it.
+    about: String,
 }
 
 impl SessionLock {
@@ -35,7 +37,7 @@ impl SessionLock {
     /// `AlreadyExists` where the id is in use (nothing changed; take another id), otherwise as the file system.
     pub fn hold(dir: &StateDir, session: SessionId) -> io::Result<Self> {
         let file = lock::create_locked(&dir.session(session))?;
-        Ok(Self { dir: dir.clone(), session, file, pid: std::process::id() })
+        Ok(Self { dir: dir.clone(), session, file, pid: std::process::id(), about: String::new() })
     }
 
     /// The session.
@@ -48,7 +50,22 @@ impl SessionLock {
     /// # Errors
     /// As `write`. The lock is held in any case.
     pub fn describe(&mut self, about: &SessionAbout) -> io::Result<()> {
-        self.file.write_all(about.to_text().as_bytes())
+        self.about = about.to_text();
+        self.file.write_all(self.about.as_bytes())
+    }
+
+    /// Makes the file anew where somebody removed it: without it the session would be taken for dead.
+    ///
+    /// # Errors
+    /// As [`SessionLock::hold`] and [`SessionLock::describe`].
+    pub fn keep(&mut self) -> io::Result<()> {
+        let path = self.dir.session(self.session);
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => return found.map(drop),
+        }
+        self.file = lock::create_locked(&path)?;
+        self.file.write_all(self.about.as_bytes())
     }
 
     /// Removes the file and then releases the lock.
@@ -212,6 +229,26 @@ mod tests {
             Some(SessionAbout { label: "editor ".to_owned(), ..about })
         );
         assert_eq!(super::about(&dir, SessionId(6)), None);
+    }
+
+    #[test]
+    fn a_file_that_somebody_removed_is_made_anew() {
+        let (_base, dir) = state_dir();
+        let about = SessionAbout {
+            process: ProcessMark::own(),
+            label: "editor".to_owned(),
+            build: "1.2.3".to_owned(),
+            rank: Rank::Candidate,
+        };
+        let mut held = SessionLock::hold(&dir, SessionId(5)).unwrap();
+        held.describe(&about).unwrap();
+        held.keep().unwrap();
+        fs::remove_dir_all(dir.sessions()).unwrap();
+        assert!(held.keep().is_err() && !session_alive(&dir, SessionId(5)));
+        dir.restore().unwrap();
+        held.keep().unwrap();
+        assert!(session_alive(&dir, SessionId(5)));
+        assert_eq!(super::about(&dir, SessionId(5)), Some(about));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    io,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -387,8 +388,15 @@ impl ElectionBusiness {
                 ClaimResult::Exists
             }
             Err(LinkError::Io { kit, source }) => {
-                self.kit = Some(Box::new(PreparedKit { database, kit: *kit }));
-                ClaimResult::Failed(source.to_string())
+                // Where the kit's own file was removed the next try begins with another kit.
+                if source.kind() != io::ErrorKind::NotFound {
+                    self.kit = Some(Box::new(PreparedKit { database, kit: *kit }));
+                }
+                ClaimResult::Failed(format!(
+                    "link a claim in {}: {source}; make the directory writable, free some space, or name another state \
+                     directory",
+                    self.seat.dir.claims().display()
+                ))
             }
         };
         self.drive(Input::Claimed { epoch, result }, io);
@@ -444,11 +452,18 @@ impl ElectionBusiness {
     }
 
     /// Somebody removed the group's directory, or put another in its place: whoever comes now forms another group, and one
-    /// wire would be two. This session ends and says so. True: everything is in its place.
-    fn keep_place(&self) -> bool {
+    /// wire would be two. This session ends and says so. Of what is inside it what can be is made anew. True: it is in its
+    /// place.
+    fn keep_place(&mut self) -> bool {
         let dir = &self.seat.dir;
         let in_place = dir.is_in_place();
-        if !in_place {
+        if in_place {
+            let restored = dir.restore().map_err(|error| error.to_string());
+            let kept = self.session_lock.as_mut().map_or(Ok(()), SessionLock::keep);
+            if let Err(error) = restored.and(kept.map_err(|error| error.to_string())) {
+                tracing::debug!(%error, "what was removed of the group's directory cannot be made anew");
+            }
+        } else {
             self.seat.reign.end();
             let why = format!(
                 "the group's directory {} was removed or replaced while the group was running; what was queued in it \
