@@ -8,6 +8,7 @@ use std::{
 };
 
 use common::{Ended, Running, Scratch, check, until};
+use paceline_proto::limits::UNAUTHENTICATED_MAX;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -123,6 +124,25 @@ fn a_stranger_at_the_socket_is_reported_and_disturbs_nobody() {
     let mut stranger = UnixStream::connect(socket.path()).expect("connect");
     stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("write");
     until("the report", || finding(&doctor(&scratch).1, "peer_refused").is_some());
+    let (code, report) = doctor(&scratch);
+    let (what, fix) = found(&report, "peer_refused");
+    assert_eq!(code, 10);
+    // Who, what, and what to do.
+    for part in
+        [&format!("process {}", std::process::id()), "take a frame of 542393671 bytes", "at most 4096"]
+    {
+        assert!(what.contains(part), "{part} is not in {what}");
+    }
+    assert!(fix.contains("ps -p PID") && fix.contains("end or update it"), "{fix}");
+
+    // So many that say nothing that the door is full.
+    until("a full door", || {
+        let connect = |_| UnixStream::connect(socket.path()).expect("connect");
+        let _silent: Vec<UnixStream> = (0..=UNAUTHENTICATED_MAX).map(connect).collect();
+        finding(&doctor(&scratch).1, "limit_reached").is_some()
+    });
+    let (what, fix) = found(&doctor(&scratch).1, "limit_reached");
+    assert!(what.contains("UNAUTHENTICATED_MAX") && fix.contains("ss -xp"), "{what}: {fix}");
     assert_eq!(scratch.run(&["set", "a", "1"]).code, 0);
 }
 

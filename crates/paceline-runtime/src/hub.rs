@@ -10,7 +10,7 @@ use bytes::Bytes;
 use paceline_ipc::{
     codec,
     failpoint::hit,
-    framing::FrameReader,
+    framing::{FrameReader, ReadError},
     socket::{AcceptError, Connection, Listener, ReadHalf, WriteHalf},
 };
 use paceline_proto::{
@@ -68,7 +68,7 @@ pub(crate) enum HubIn {
     /// A connection said Hello, or did not in time.
     Greeted { epoch: Epoch, result: Result<Box<Greeting>, String> },
     /// A link delivered frames, or ended.
-    Read { epoch: Epoch, link: LinkId, reader: FrameReader<ReadHalf>, result: io::Result<Vec<Bytes>> },
+    Read { epoch: Epoch, link: LinkId, reader: FrameReader<ReadHalf>, result: Result<Vec<Bytes>, ReadError> },
     /// A background write ended.
     Wrote { epoch: Epoch, link: LinkId, result: io::Result<WriteHalf> },
     /// An upstream opened the channel.
@@ -396,7 +396,9 @@ impl HubBusiness {
         };
         let mut out = Outbound::new(greeting.writer);
         if let Some(refusal) = self.refusal(&greeting.hello) {
-            let why = format!("{} ({}): {refusal:?}", greeting.hello.label, greeting.hello.session.short());
+            let Hello { label, session, pid, .. } = &greeting.hello;
+            let why =
+                format!("{label} ({}), process {pid}: it does not know what the claim says", session.short());
             self.seat.observer.event(Event::PeerRefused { why });
             if out.push(&ToSession::Refused(refusal)).is_ok()
                 && let Progress::Rest(rest) = out.write()
@@ -433,9 +435,7 @@ impl HubBusiness {
             match codec::decode::<ToHub>(&frame) {
                 Ok(message) => self.message(link, message, io),
                 Err(error) => {
-                    let why = format!("a frame that cannot be read: {error}");
-                    self.seat.observer.event(Event::PeerRefused { why: why.clone() });
-                    self.unlink(link, &why, io);
+                    self.refuse(link, &format!("a frame that cannot be read: {error}"), io);
                 }
             }
             if self.owned.as_ref().is_none_or(|owned| !owned.links.contains_key(&link)) {
@@ -465,7 +465,7 @@ impl HubBusiness {
         &mut self,
         link: LinkId,
         reader: FrameReader<ReadHalf>,
-        result: io::Result<Vec<Bytes>>,
+        result: Result<Vec<Bytes>, ReadError>,
         io: &mut Io<'_, HubIn>,
     ) {
         let Some(owned) = &self.owned else { return };
@@ -480,8 +480,21 @@ impl HubBusiness {
                     io.complete(read(epoch, link, reader));
                 }
             }
-            Err(error) => self.unlink(link, &error.to_string(), io),
+            Err(error @ ReadError::Io(_)) => self.unlink(link, &error.to_string(), io),
+            Err(error @ (ReadError::TooLong(_) | ReadError::HalfFrame)) => {
+                self.refuse(link, &error.to_string(), io);
+            }
         }
+    }
+
+    /// A peer does not speak the protocol: its link is over, and nobody else's.
+    fn refuse(&mut self, link: LinkId, why: &str, io: &mut Io<'_, HubIn>) {
+        let info = self.owned.as_ref().and_then(|owned| owned.machine.links().find(|info| info.link == link));
+        let who = info.map_or_else(String::new, |info| {
+            format!("{} ({}), process {}: ", info.label, info.session.short(), info.pid)
+        });
+        self.seat.observer.event(Event::PeerRefused { why: format!("{who}{why}") });
+        self.unlink(link, why, io);
     }
 
     fn write_all_awake(&mut self, io: &mut Io<'_, HubIn>) {
@@ -787,6 +800,12 @@ async fn accept(epoch: Epoch, listener: Listener) -> HubIn {
 }
 
 async fn greet(connection: Connection) -> Result<Box<Greeting>, String> {
+    let peer = connection.peer_pid().map_or_else(String::new, |pid| format!("process {pid}: "));
+    hear(connection).await.map_err(|why| peer + &why)
+}
+
+/// What a newcomer says first.
+async fn hear(connection: Connection) -> Result<Box<Greeting>, String> {
     let (read, writer) = connection.into_split();
     let mut reader = FrameReader::new(read);
     let mut rest = Vec::new();
@@ -807,6 +826,6 @@ async fn greet(connection: Connection) -> Result<Box<Greeting>, String> {
 
 async fn read(epoch: Epoch, link: LinkId, mut reader: FrameReader<ReadHalf>) -> HubIn {
     let mut frames = Vec::new();
-    let result = reader.read_batch(&mut frames).await.map(|_| frames).map_err(io::Error::other);
+    let result = reader.read_batch(&mut frames).await.map(|_| frames);
     HubIn::Read { epoch, link, reader, result }
 }

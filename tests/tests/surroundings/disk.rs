@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::Write,
     path::Path,
+    process::Command,
 };
 
 use paceline_tests::{Peer, Scratch};
@@ -140,11 +141,12 @@ fn free_of(path: &Path) -> u64 {
     found.f_bavail * found.f_frsize
 }
 
-/// What can be read is not enough to join; those that were there before go on.
+/// What can be read is not enough to join, nor to lead. Those that were there go on with what they have open, and what was
+/// acknowledged is there for who leads when the file system can be written again.
 #[test]
-fn a_read_only_file_system_refuses_joins_and_mutations_and_disturbs_nobody_else() {
+fn a_read_only_file_system_refuses_joins_and_claims_with_words_and_keeps_what_was_acknowledged() {
     in_own_mounts(
-        "disk::a_read_only_file_system_refuses_joins_and_mutations_and_disturbs_nobody_else",
+        "disk::a_read_only_file_system_refuses_joins_and_claims_with_words_and_keeps_what_was_acknowledged",
         || {
             let outer = tempfile::tempdir().expect("a directory");
             mount_small(outer.path(), 16 << 10);
@@ -162,10 +164,19 @@ fn a_read_only_file_system_refuses_joins_and_mutations_and_disturbs_nobody_else(
             );
             set_and_seen(&mut heir, &[&observer], 2);
             set_and_seen(&mut primary, &[&heir, &observer], 3);
-            for peer in [&mut observer, &mut heir, &mut primary] {
+            assert!(submit(&mut observer, "meanwhile", 0).is_ok(), "its store was open");
+            primary.kill();
+            says(&heir.wait("that it cannot lead", text_of_claim), &[&path, "Read-only"]);
+
+            let done = Command::new("umount").arg(outer.path()).status().expect("run umount");
+            assert!(done.success());
+            heir.above(1);
+            set_and_seen(&mut heir, &[&observer], 4);
+            assert!(submit(&mut observer, "after", 0).is_ok());
+            for peer in [&mut observer, &mut heir] {
                 peer.kill();
             }
-            assert_eq!(stored(&scratch).into_keys().collect::<Vec<_>>(), ["before"]);
+            assert_eq!(stored(&scratch).into_keys().collect::<Vec<_>>(), ["after", "before", "meanwhile"]);
         },
     );
 }

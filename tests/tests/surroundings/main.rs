@@ -5,6 +5,8 @@ mod clock;
 mod descriptors;
 mod directory;
 mod disk;
+mod network;
+mod peers;
 mod users;
 
 use std::{collections::BTreeMap, path::Path, process::Command};
@@ -103,7 +105,12 @@ fn submit(peer: &mut Peer, payload: &str, padding: usize) -> Result<(), String> 
 
 /// How often each payload is in the group's stores.
 fn stored(scratch: &Scratch) -> BTreeMap<String, u32> {
-    let reachable = paceline_store::reachable(&scratch.path().join("test")).expect("the store is readable");
+    stored_in(scratch.path())
+}
+
+/// As [`stored`], in this state directory.
+fn stored_in(state_dir: &Path) -> BTreeMap<String, u32> {
+    let reachable = paceline_store::reachable(&state_dir.join("test")).expect("the store is readable");
     let mut stored = BTreeMap::new();
     for row in &reachable.rows {
         let payload = String::from_utf8_lossy(&row.payload);

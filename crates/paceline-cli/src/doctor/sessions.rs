@@ -164,6 +164,11 @@ fn complaints(sights: &[Sight], findings: &mut Vec<Finding>) {
             "peer_refused",
             "a process that speaks another language connects to the group's socket: see which it is (ps -p PID), then end or update it",
         ),
+        (
+            "limit_reached",
+            "docs/LIMITS.md says what each limit is for; raise RLIMIT_NOFILE with ulimit -n; at UNAUTHENTICATED_MAX find who \
+             connects to the group's socket and says nothing (ss -xp)",
+        ),
         ("version_clash", "the upstream gave one version to two values: its versions cannot be trusted"),
         ("upstream_message_refused", "compare the message with the routes declared for the upstream"),
     ] {

@@ -438,7 +438,7 @@ impl Hub {
     /// A peer broke a rule: only its own link suffers.
     pub(super) fn violation(&mut self, slot: Slot, why: &str, out: &mut Vec<Effect>) {
         if let Some(link) = self.links.get(slot) {
-            let why = format!("{} ({}): {why}", link.label, link.session.short());
+            let why = format!("{} ({}), process {}: {why}", link.label, link.session.short(), link.pid);
             out.push(Effect::Event(Event::PeerRefused { why }));
         }
         self.stats.refused_peers += 1;
