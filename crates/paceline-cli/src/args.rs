@@ -104,8 +104,8 @@ pub enum Command {
 /// `run`.
 #[derive(Debug, ClapArgs)]
 pub struct Run {
-    /// Leave when nobody else was in the group for so long and nothing is queued [default: never, unless
-    /// `group.idle_exit` is configured]
+    /// Leave when nobody used the group for so long and nothing is queued; other coordinators are no users of it [default:
+    /// never, unless `group.idle_exit` is configured]
     #[arg(long, value_name = "DURATION", value_parser = duration_or_never)]
     pub idle_exit: Option<IdleExit>,
     /// Started by another command: no terminal, a session of its own, words to the group's run.log
@@ -118,7 +118,7 @@ pub struct Run {
 pub enum IdleExit {
     /// It stays.
     Never,
-    /// After so long alone.
+    /// After so long without a user.
     After(Duration),
 }
 

@@ -1,4 +1,4 @@
-//! `run`: a coordinator. Preferred as primary; leaves politely, hands over before it is stopped, goes when alone.
+//! `run`: a coordinator. Preferred as primary; leaves politely, hands over before it is stopped, goes when nobody uses the group.
 
 use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt, time::Duration};
 

@@ -72,7 +72,9 @@ async fn start(settings: &Settings, dir: &StateDir, ui: &Ui) -> Result<(), Failu
     let group = &settings.group;
     let leaves = match settings.idle_exit {
         IdleExit::Never => String::new(),
-        IdleExit::After(time) => format!("; it leaves after {} alone", humantime::format_duration(time)),
+        IdleExit::After(time) => {
+            format!("; it leaves when nobody used the group for {}", humantime::format_duration(time))
+        }
     };
     ui.say(&format!(
         "paceline: no group {group:?} was running: started a coordinator, process {pid}{leaves}",

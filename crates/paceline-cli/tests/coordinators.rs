@@ -72,6 +72,14 @@ fn a_coordinator_that_cannot_start_says_why() {
     assert!(ended.err.contains("chmod") && ended.err.contains("default"), "{}", ended.err);
 }
 
+/// Comes back when a coordinator that nobody used has left after this time: one that began before it and was to go as early
+/// would be gone.
+fn one_that_is_not_used_has_left(idle_exit: &str) {
+    let elsewhere = Scratch::new();
+    let mut unused = Running::start(elsewhere.command(&["run", "--json", "--idle-exit", idle_exit]));
+    assert_eq!(unused.end().0, Some(0));
+}
+
 #[test]
 fn a_group_in_use_is_not_left_and_a_used_one_only_after_its_time() {
     let scratch = Scratch::new();
@@ -80,27 +88,47 @@ fn a_group_in_use_is_not_left_and_a_used_one_only_after_its_time() {
     scratch.run(&["set", "a", "1"]);
     watch.wait("the value", |line| (line["value"] == 1).then_some(()));
     let before = scratch.processes();
-    // Longer than the time it may be alone: the watch keeps it.
-    std::thread::park_timeout(std::time::Duration::from_millis(1200));
-    assert_eq!(scratch.processes(), before);
+    one_that_is_not_used_has_left("500ms");
+    assert_eq!(scratch.processes(), before, "the watch keeps it");
     drop(watch);
     until("the coordinator leaves", || scratch.processes().is_empty());
 }
 
 #[test]
-fn a_terminated_coordinator_hands_over_and_leaves_no_socket() {
+fn a_coordinator_that_is_told_to_end_hands_over_and_leaves_no_socket() {
+    for told in [Signal::TERM, Signal::HUP, Signal::INT] {
+        let scratch = Scratch::new();
+        let mut first = scratch.coordinator();
+        let mut second = scratch.coordinator();
+        until("an heir that holds the value", || scratch.json(&["set", "a", "1"])["volatile"] == false);
+        first.signal(told);
+        assert_eq!(first.end().0, Some(0));
+        assert_eq!(scratch.json(&["get", "a"])["value"], 1);
+        assert_eq!(scratch.json(&["status"])["primary"]["pid"], second.pid());
+        second.signal(told);
+        assert_eq!(second.end().0, Some(0));
+        assert_eq!(std::fs::read_dir(scratch.group().join("s")).expect("sockets").count(), 0);
+    }
+}
+
+/// A SIGCONT without a stop changes nothing; behind a stop that nobody announced the coordinator finds itself replaced.
+#[test]
+fn a_coordinator_that_goes_on_leads_or_follows_as_the_group_has_it() {
     let scratch = Scratch::new();
-    let mut first = scratch.coordinator();
+    let first = scratch.coordinator();
     let second = scratch.coordinator();
     until("an heir that holds the value", || scratch.json(&["set", "a", "1"])["volatile"] == false);
-    first.signal(Signal::TERM);
-    assert_eq!(first.end().0, Some(0));
-    assert_eq!(scratch.json(&["get", "a"])["value"], 1);
+    for coordinator in [&first, &second] {
+        coordinator.signal(Signal::CONT);
+    }
+    assert_eq!(scratch.json(&["set", "a", "2"])["volatile"], false);
+    assert_eq!(scratch.json(&["status"])["primary"]["pid"], first.pid(), "it leads as before");
+    first.signal(Signal::STOP);
+    second.wait("the takeover", |line| (line["kind"] == "primary_elected").then_some(()));
+    assert_eq!(scratch.json(&["get", "a"])["value"], 2, "what an heir held is there");
+    first.signal(Signal::CONT);
+    first.wait("its return", |line| (line["kind"] == "following").then_some(()));
     assert_eq!(scratch.json(&["status"])["primary"]["pid"], second.pid());
-    let mut second = second;
-    second.signal(Signal::INT);
-    assert_eq!(second.end().0, Some(0));
-    assert_eq!(std::fs::read_dir(scratch.group().join("s")).expect("sockets").count(), 0);
 }
 
 #[test]
@@ -164,7 +192,7 @@ fn a_watch_survives_every_coordinator_and_starts_a_new_one() {
 }
 
 #[test]
-fn a_coordinator_leaves_when_alone_only_where_that_is_set() {
+fn a_coordinator_leaves_when_nobody_uses_it_only_where_that_is_set() {
     let scratch = Scratch::new();
     let mut set = Running::start(scratch.command(&["run", "--json"]));
     assert_eq!(set.end().0, Some(0), "PACELINE_IDLE_EXIT says so");
@@ -174,7 +202,7 @@ fn a_coordinator_leaves_when_alone_only_where_that_is_set() {
         command
     });
     running.wait("the coordinator", |line| (line["kind"] == "ready").then_some(()));
-    std::thread::park_timeout(std::time::Duration::from_millis(1200));
+    one_that_is_not_used_has_left("500ms");
     assert_eq!(scratch.json(&["status"])["primary"]["pid"], running.pid(), "by default it stays");
 }
 
@@ -213,8 +241,8 @@ fn coordinators_stay_for_a_user() {
     });
     let mut other = Running::start(scratch.command(&["run", "--json", "--idle-exit", "300ms"]));
     other.wait("the second", |line| (line["kind"] == "ready").then_some(()));
-    // Longer than both would take.
-    std::thread::park_timeout(std::time::Duration::from_millis(1200));
+    // As long as the first may take, and longer than the second.
+    one_that_is_not_used_has_left("500ms");
     assert!(other.child.try_wait().expect("its state").is_none(), "one is the heir");
     assert_eq!(scratch.json(&["status"])["primary"]["pid"], leads, "one leads");
     watch.signal(Signal::INT);

@@ -44,7 +44,7 @@ table! {
         may profile: ProfileName,
         /// Whether short-lived commands may start a coordinator where no group runs.
         has spawn: bool = true, "commands that work without a set-up",
-        /// After so long alone, with an empty outbox, a coordinator leaves.
+        /// After so long without a user, with an empty outbox, a coordinator leaves; other coordinators are no users.
         has idle_exit: OrNever = "10m", "a terminal that runs a command now and then keeps one wire",
     }
 }
