@@ -7,6 +7,11 @@ use paceline::QueryKey;
 use serde_json::Value;
 
 /// One wire, one cache, one outbox for all the sessions of an application on a machine.
+///
+/// Sessions (editor windows, terminal panes, agents, runs of a command) join a group by its name. One of them is its primary: it
+/// holds the wire, which is the live connections to servers outside, and the cache that all others have a copy of. Two more are
+/// heirs, ready to take over when it ends. A coordinator is a session that this program runs to be primary or heir for others
+/// that come and go.
 #[derive(Debug, Parser)]
 #[command(name = "paceline", version, arg_required_else_help = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 no group running, 4 version mismatch, \
@@ -15,75 +20,81 @@ pub struct Args {
     /// What to do
     #[command(subcommand)]
     pub command: Command,
-    /// Name of the group [env: PACELINE_GROUP] [default: default]
-    #[arg(short, long, global = true, value_name = "NAME")]
+    /// Name of the group: sessions that name the same one share a wire [env: PACELINE_GROUP] [default: default]
+    #[arg(help_heading = GLOBAL, short, long, global = true, value_name = "NAME")]
     pub group: Option<String>,
-    /// Whose account the group's wire belongs to [env: PACELINE_PRINCIPAL]
-    #[arg(long, global = true, value_name = "WHO")]
+    /// Whose account the group's wire belongs to; another account is another group [env: PACELINE_PRINCIPAL]
+    #[arg(help_heading = GLOBAL, long, global = true, value_name = "WHO")]
     pub principal: Option<String>,
-    /// Profile of the configuration [env: PACELINE_PROFILE]
-    #[arg(long, global = true, value_name = "NAME")]
+    /// Profile of the configuration: other numbers for other surroundings [env: PACELINE_PROFILE]
+    #[arg(help_heading = GLOBAL, long, global = true, value_name = "NAME")]
     pub profile: Option<String>,
-    /// Configuration file [default: the nearest paceline.toml]
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Configuration file [default: the paceline.toml of this directory, or the nearest above it]
+    #[arg(help_heading = GLOBAL, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Directory of the groups' state [env: PACELINE_STATE_DIR]
-    #[arg(long, global = true, value_name = "DIR")]
+    /// Directory of the groups' state; who names another one is in another group [env: PACELINE_STATE_DIR] [default: one of
+    /// the user's own, as `doctor` shows]
+    #[arg(help_heading = GLOBAL, long, global = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// One JSON document, or one a line where a list is followed
-    #[arg(long, global = true)]
+    /// Print one JSON document, or one a line where something is followed
+    #[arg(help_heading = GLOBAL, long, global = true)]
     pub json: bool,
     /// How long to wait for an answer
-    #[arg(long, global = true, value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    #[arg(help_heading = GLOBAL, long, global = true, value_name = "DURATION", value_parser = duration, default_value = "10s")]
     pub timeout: Duration,
-    /// Colours: on a terminal, unless NO_COLOR is set
-    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    /// When output has colours
+    #[arg(help_heading = GLOBAL, long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
     pub color: ColorChoice,
 }
+
+/// Where the help lists what every command takes, behind its own options.
+const GLOBAL: &str = "Options of all commands";
 
 /// When output has colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ColorChoice {
-    /// On a terminal.
+    /// On a terminal, unless NO_COLOR is set.
     Auto,
-    /// Always.
+    /// In files and pipes too.
     Always,
-    /// Never.
+    /// In none.
     Never,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a coordinator: a session that leads in preference to others, in the foreground
+    /// Run a coordinator here: a session that leads in preference to others, or is ready to
     Run(Run),
     /// Who leads, since when, and how the group is
     Status,
-    /// The sessions of the group
+    /// The sessions of the group: which role each has, its process, and how far it is behind
+    #[command(after_help = SESSIONS_HELP)]
     Sessions,
-    /// The keys of the cache
+    /// The keys of the cache: how large each value is, whether it is stale, and how many sessions look at it
     Queries,
     /// Print the value of a key, fetched where it is stale, or what a command writes, run once for all who ask
+    #[command(after_help = GET_HELP)]
     Get(Get),
-    /// Follow a key or a stream; survives the loss of the primary
+    /// Print the value of a key, or the events of a stream, as they come; goes on when the primary ends
     Watch(Watch),
     /// Set the value of a key for the whole group
     Set(Set),
-    /// Mark keys stale
+    /// Mark a key and those under it stale: what somebody looks at is fetched anew
     Invalidate(Invalidate),
-    /// Fetch a key and those under it anew
+    /// Fetch a key and those under it anew, and say what came of it
     Refetch(Refetch),
-    /// Hand the wire over
+    /// Let another session lead: the primary hands the wire over to it, and nothing is refused meanwhile
     Promote(Promote),
     /// What is wrong and what to do: names the holder, the directories, the last elections
     Doctor,
     /// The log of observable events, of all sessions or one
     Events(Events),
-    /// Counters of the reign, and how often each event happened
+    /// Counters since the primary began to lead, and how often each event happened
     Stats,
-    /// The trace rings of all sessions, merged: which actor handled which message, and how long it took
+    /// What happened in all sessions lately, merged: which actor handled which message, and how long it took
     Trace(Trace),
-    /// Raise debug events to the level of information, or end that, while sessions run
+    /// Let sessions that run show their debug events too, or end that
     Debug(DebugArgs),
     /// Check or show the configuration
     Config {
@@ -121,6 +132,12 @@ pub enum IdleExit {
     /// After so long without a user.
     After(Duration),
 }
+
+const SESSIONS_HELP: &str = "ROLE: primary leads, heir is ready to, follower would be, observer never leads, awaited was lost and \
+    may come back. KEYS, STREAMS: what it is subscribed to. BEHIND: changes that it has not confirmed.";
+
+const GET_HELP: &str =
+    "Example: `paceline get prs --max-age 30s -- gh pr list` in many panes runs `gh` once in 30 seconds.";
 
 /// How a key is given.
 const KEY_HELP: &str = "JSON ('[\"packages\",7]') or the short form (packages/7)";
@@ -188,7 +205,7 @@ pub struct Refetch {
 /// `promote`.
 #[derive(Debug, ClapArgs)]
 pub struct Promote {
-    /// The session, or the beginning or end of its id [default: the first heir]
+    /// Who leads then: the beginning or end of its id, as `sessions` shows it [default: the first heir]
     pub session: Option<String>,
 }
 
@@ -201,7 +218,7 @@ pub struct Events {
     /// Only of this session: the beginning or end of its id
     #[arg(long, value_name = "SESSION")]
     pub session: Option<String>,
-    /// Only of this kind
+    /// Only of this kind, as `stats` lists them
     #[arg(long, value_name = "KIND")]
     pub kind: Option<String>,
     /// From this level on
@@ -279,7 +296,7 @@ pub enum TraceCommand {
 /// `debug`.
 #[derive(Debug, ClapArgs)]
 pub struct DebugArgs {
-    /// On or off
+    /// Whether they do
     #[arg(value_enum)]
     pub switch: Switch,
     /// Only of this session: the beginning or end of its id
@@ -289,9 +306,9 @@ pub struct DebugArgs {
 /// Below `config`.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Say everything that is wrong, with file, line and what to do
+    /// Say everything that is wrong with it, with file, line and what to do
     Check(Check),
-    /// List every value that holds
+    /// List every value that is in force
     Show(Show),
 }
 
@@ -325,9 +342,9 @@ pub struct Trust {
 /// On or off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
-    /// On.
+    /// They show them.
     On,
-    /// Off.
+    /// As at first.
     Off,
 }
 
