@@ -1,6 +1,8 @@
 //! Support for the scenario tests: real session processes that a test starts, steers, stops and kills.
 
 pub mod event_source;
+pub mod nchan;
+pub mod numbered;
 
 use std::{
     collections::VecDeque,

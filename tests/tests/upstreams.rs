@@ -3,10 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
-use paceline_tests::{Peer, Scratch, event_source::EventSource, newest_claim};
-use serde_json::{Value, json};
+use paceline_tests::{Scratch, event_source::EventSource, numbered::Group};
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
 
@@ -22,63 +21,12 @@ fn config(scratch: &Scratch, url: &str, position: &str) -> PathBuf {
     file
 }
 
-/// Sessions in processes of their own, and what each got.
-struct Group {
-    scratch: Scratch,
-    file: PathBuf,
-    peers: BTreeMap<u32, (Peer, Log)>,
-}
-
-/// The numbers a session got, in order; a gap is a 0.
-type Log = Vec<u64>;
-
-impl Group {
-    fn new(scratch: Scratch, file: PathBuf) -> Self {
-        Self { scratch, file, peers: BTreeMap::new() }
-    }
-
-    fn join(&mut self) {
-        let mut peer = Peer::start(PEER, &self.scratch, &["--config", self.file.to_str().unwrap()]);
-        peer.joined();
-        peer.tell(&json!({ "events": "notices" }));
-        self.peers.insert(peer.pid(), (peer, Log::new()));
-    }
-
-    fn kill_primary(&mut self) {
-        let (_, pid) = newest_claim(&self.scratch);
-        let (mut primary, _) = self.peers.remove(&pid).unwrap();
-        primary.kill();
-    }
-
-    /// Reads until every session has got something at or after `n`. `publish` keeps what they wait for coming.
-    fn all_at(&mut self, n: u64, mut publish: impl FnMut() -> u64) {
-        for (peer, log) in self.peers.values_mut() {
-            while log.last().is_none_or(|last| *last < n) {
-                publish();
-                let mut read = |line: &Value| {
-                    log.extend(line["event"].as_u64());
-                    log.extend(line.get("gap").map(|_| 0));
-                };
-                peer.listen(Duration::from_millis(2)).iter().for_each(&mut read);
-            }
-        }
-    }
-
-    /// Every session got every number since its first, once and in order, and was shown no gap.
-    fn check(&self) {
-        for (peer, log) in self.peers.values() {
-            let expected: Log = (log[0]..).take(log.len()).collect();
-            assert_eq!(*log, expected, "peer {}", peer.pid());
-        }
-    }
-}
-
 /// Three primaries are killed while messages are on their way.
 fn primaries_die(prefix: &'static str, position: &str) {
     let source = EventSource::start(prefix);
     let scratch = Scratch::new("upstream");
     let file = config(&scratch, &source.url, position);
-    let mut group = Group::new(scratch, file);
+    let mut group = Group::new(PEER, scratch, file);
     (0..4).for_each(|_| group.join());
     group.all_at(1, || source.publish());
     for _ in 0..3 {
@@ -116,7 +64,7 @@ fn a_server_that_was_away_goes_on_where_it_was_and_what_it_lost_is_a_gap() {
     let source = EventSource::start("");
     let scratch = Scratch::new("away");
     let file = config(&scratch, &source.url, "{ dense = true }");
-    let mut group = Group::new(scratch, file);
+    let mut group = Group::new(PEER, scratch, file);
     (0..3).for_each(|_| group.join());
     group.all_at(1, || source.publish());
     source.down();
@@ -134,9 +82,9 @@ fn a_server_that_was_away_goes_on_where_it_was_and_what_it_lost_is_a_gap() {
     source.up();
     let next = source.publish();
     group.all_at(next, || 0);
-    for (peer, log) in group.peers.values() {
+    for (pid, log) in group.logs() {
         let tail = &log[log.len() - 3..];
-        assert_eq!(tail, [kept, 0, next], "peer {}: {log:?}", peer.pid());
+        assert_eq!(tail, [kept, 0, next], "peer {}: {log:?}", pid);
     }
 }
 
@@ -145,7 +93,7 @@ fn a_reconnect_without_proof_is_a_gap_although_the_server_resumes() {
     let source = EventSource::start("x-");
     let scratch = Scratch::new("unproven");
     let file = config(&scratch, &source.url, "{ continuity = \"unproven\" }");
-    let mut group = Group::new(scratch, file);
+    let mut group = Group::new(PEER, scratch, file);
     (0..2).for_each(|_| group.join());
     group.all_at(1, || source.publish());
     let before = source.publish();
@@ -154,8 +102,8 @@ fn a_reconnect_without_proof_is_a_gap_although_the_server_resumes() {
     source.up();
     let after = source.publish();
     group.all_at(after, || 0);
-    for (peer, log) in group.peers.values() {
-        assert!(log.ends_with(&[before, 0, after]), "peer {}: {log:?}", peer.pid());
+    for (pid, log) in group.logs() {
+        assert!(log.ends_with(&[before, 0, after]), "peer {}: {log:?}", pid);
     }
     assert_eq!(source.asked(), [None, Some(before)]);
 }
@@ -186,7 +134,7 @@ event = {{ stream = "notices", data = "$.data.n" }}
 "#
     );
     std::fs::write(&file, text).unwrap();
-    let mut group = Group::new(scratch, file);
+    let mut group = Group::new(PEER, scratch, file);
     (0..3).for_each(|_| group.join());
     group.all_at(1, || source.publish());
     for lists_only in [true, false, true] {

@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod connection;
 pub mod event_stream;
 pub mod interest;
+mod numbers;
 pub mod pattern;
 pub mod poll;
 pub mod protocol;

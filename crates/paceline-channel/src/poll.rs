@@ -13,6 +13,7 @@ use paceline_proto::{hub::Resume, id::Position, limits::VALUE_MAX, time::Time};
 use serde_json::Value;
 
 use crate::{
+    numbers::{Numbers, Step, bare},
     path::Path,
     protocol::{
         Adapter, Answer, COMPLAINT_FLOOR, Call, Caps, CloseAction, CloseInfo, ConnectRequest, Frame, Head,
@@ -52,6 +53,8 @@ pub struct PollSpec {
     pub cursor: Option<Cursor>,
     /// What asking after a position proves, without a list.
     pub resume: Resume,
+    /// Without a list: a number without holes in each answer, with which asking after a position is proven.
+    pub number: Option<Path>,
     /// Longest answer taken, bytes.
     pub max_message: usize,
 }
@@ -68,6 +71,7 @@ impl PollSpec {
             position: None,
             cursor: None,
             resume: Resume::None,
+            number: None,
             max_message: VALUE_MAX,
         }
     }
@@ -85,6 +89,7 @@ pub struct Poll {
     spec: PollSpec,
     /// Ask for what comes after it.
     after: Option<Position>,
+    numbers: Option<Numbers>,
     resumes: bool,
     last_call: u64,
     asked: Option<u64>,
@@ -95,8 +100,9 @@ pub struct Poll {
 
 impl Poll {
     /// Not connected.
-    pub const fn new(spec: PollSpec) -> Self {
+    pub fn new(spec: PollSpec) -> Self {
         Self {
+            numbers: spec.number.clone().map(Numbers::new),
             spec,
             after: None,
             resumes: false,
@@ -116,8 +122,9 @@ impl Poll {
         let mut headers = vec![("Accept".to_owned(), Secret::new("application/json"))];
         match &self.after {
             Some(Position::Seq { offset, .. }) => self.add_cursor(&mut url, &offset.to_string()),
-            Some(Position::Opaque(at)) if self.has_cursor() => self.add_cursor(&mut url, at),
-            Some(Position::Opaque(validators)) => {
+            Some(Position::Opaque(at)) if self.has_cursor() => self.add_cursor(&mut url, bare(at)),
+            Some(Position::Opaque(at)) => {
+                let validators = bare(at);
                 let (etag, modified) = validators.split_once(VALIDATORS).unwrap_or((validators, ""));
                 for (name, value) in [("If-None-Match", etag), ("If-Modified-Since", modified)] {
                     if !value.is_empty() {
@@ -208,8 +215,7 @@ impl Poll {
                 Some(cursor) => cursor.at.find(&page).and_then(opaque),
                 None => self.validators(&reply.head),
             };
-            self.move_to(position.clone());
-            out.push(Out::Message { value: page, raw: reply.body, position, live: true });
+            self.whole(page, reply.body, position, out);
             return true;
         };
         let Some(Value::Array(items)) = path.find(&page) else {
@@ -223,6 +229,23 @@ impl Poll {
             out.push(Out::Message { value, raw, position, live: true });
         }
         !items.is_empty()
+    }
+
+    /// The answer is a message.
+    fn whole(&mut self, value: Value, raw: Bytes, mut position: Option<Position>, out: &mut Vec<Out>) {
+        if let Some(numbers) = &mut self.numbers {
+            let step = numbers.step(&value);
+            if let Some(Position::Opaque(at)) = &position {
+                position = Some(numbers.position(at));
+            }
+            match step {
+                Step::Repeated => return self.move_to(position),
+                Step::Hole(_) | Step::Unknown => out.push(Out::Joined { resumed: false }),
+                Step::Next(_) => {}
+            }
+        }
+        self.move_to(position.clone());
+        out.push(Out::Message { value, raw, position, live: true });
     }
 
     fn move_to(&mut self, position: Option<Position>) {
@@ -255,6 +278,7 @@ impl Protocol for Poll {
         match (&self.spec.items, &self.spec.position) {
             (Some(_), Some(position)) => Caps { dense: position.dense, ..Caps::of(position.resume) },
             (Some(_), None) => Caps::of(Resume::None),
+            (None, _) if self.spec.number.is_some() => Caps::of(Resume::Proven),
             (None, _) => Caps::of(self.spec.resume),
         }
     }
@@ -267,6 +291,12 @@ impl Protocol for Poll {
         let asked = position.filter(|it| !matches!(it, Position::Local { .. }));
         self.after = asked.filter(|_| self.caps().resume != Resume::None).cloned();
         self.resumes = self.after.is_some();
+        if let Some(numbers) = &mut self.numbers {
+            numbers.begin(match &self.after {
+                Some(Position::Opaque(at)) => Some(at),
+                Some(Position::Seq { .. } | Position::Local { .. }) | None => None,
+            });
+        }
         ConnectRequest::new(Transport::Calls, &self.spec.url)
     }
 
@@ -433,6 +463,22 @@ mod tests {
             matches!(&out[0], Out::Message { position: Some(Position::Opaque(at)), .. } if &**at == "a b")
         );
         assert_eq!(bench.next().1.url, "http://h/?cursor=a%20b");
+    }
+
+    #[test]
+    fn a_number_in_each_answer_proves_what_validators_cannot() {
+        let spec = || PollSpec { number: Some("$.n".parse().unwrap()), ..PollSpec::new("http://h/") };
+        let (mut bench, _, call) = Bench::open(spec(), None);
+        let out = bench.reply(&call, 200, &[("etag", "0")], r#"{"n": 4}"#);
+        let [Out::Message { position: Some(at), .. }, Out::Live] = out.as_slice() else { panic!("{out:?}") };
+        for (body, told) in [(r#"{"n": 5}"#, 2), (r#"{"n": 6}"#, 3), (r#"{"n": 4}"#, 1)] {
+            let (mut bench, resumed, call) = Bench::open(spec(), Some(at));
+            assert!(resumed && headers(&call).contains(&("If-None-Match", "0")));
+            let out = bench.reply(&call, 200, &[("etag", "1")], body);
+            assert_eq!(out.len(), told, "{out:?}");
+            assert_eq!(out.contains(&Out::Joined { resumed: false }), told == 3, "{out:?}");
+            assert!(headers(&bench.next().1).contains(&("If-None-Match", "1")));
+        }
     }
 
     #[test]

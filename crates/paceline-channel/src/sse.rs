@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 use crate::{
     event_stream::{EventStream, Item},
+    numbers::{Numbers, Step, bare},
+    path::Path,
     protocol::{
         Adapter, COMPLAINT_FLOOR, Caps, CloseAction, CloseInfo, ConnectRequest, Frame, Head, Out, Protocol,
         Secret, TOO_LONG, Transport,
@@ -28,7 +30,7 @@ pub enum Shape {
 }
 
 /// An upstream of Server-Sent Events.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SseSpec {
     /// `http://` or `https://`.
     pub url: String,
@@ -40,6 +42,8 @@ pub struct SseSpec {
     pub resume: Resume,
     /// Ids are numbers without holes.
     pub dense: bool,
+    /// A number without holes in each message: with it a resume is proven whatever the ids are.
+    pub number: Option<Path>,
     /// The server is dead after so long without a byte; comments count.
     pub read_timeout: Duration,
     /// Bounds of the delay that the server asks for by `retry`.
@@ -59,6 +63,7 @@ impl SseSpec {
             last_event_id: true,
             resume: Resume::Unproven,
             dense: false,
+            number: None,
             read_timeout: Duration::from_secs(45),
             retry_clamp: (Duration::from_secs(1), Duration::from_secs(30)),
             max_message: VALUE_MAX,
@@ -78,6 +83,7 @@ impl Adapter for SseSpec {
 pub struct Sse {
     spec: SseSpec,
     stream: EventStream,
+    numbers: Option<Numbers>,
     /// The request named the last id.
     resumes: bool,
     /// What the server asked for, within bounds.
@@ -92,10 +98,14 @@ impl Sse {
     /// Not connected.
     pub fn new(spec: SseSpec) -> Self {
         let stream = EventStream::new(spec.max_message);
-        Self { spec, stream, resumes: false, retry: None, heard: Time::ZERO, check: None }
+        let numbers = spec.number.clone().map(Numbers::new);
+        Self { spec, stream, numbers, resumes: false, retry: None, heard: Time::ZERO, check: None }
     }
 
     fn position(&self, id: &Arc<str>) -> Position {
+        if let Some(numbers) = &self.numbers {
+            return numbers.position(id);
+        }
         let number = self.spec.dense.then(|| id.parse().ok()).flatten();
         match number {
             Some(offset) => Position::Seq { epoch: "".into(), offset },
@@ -104,22 +114,25 @@ impl Sse {
     }
 
     fn take(&mut self, item: Item, out: &mut Vec<Out>) {
-        let position = |own: bool, id: &Arc<str>| (own && self.spec.last_event_id).then(|| self.position(id));
+        let has_positions = self.spec.last_event_id;
         match item {
             Item::Retry(asked) => {
                 let (least, most) = self.spec.retry_clamp;
                 self.retry = Some(asked.clamp(least, most));
             }
-            Item::Id(id) => out.extend(position(true, &id).map(Out::Moved)),
+            Item::Id(id) if has_positions => out.push(Out::Moved(self.position(&id))),
+            Item::Id(_) => {}
             Item::Event { name, data, id, own } => {
-                let position = position(own, &id);
                 let parsed = serde_json::from_str::<Value>(&data);
                 let (value, raw) = match (self.spec.shape, parsed) {
                     (Shape::Data, Ok(value)) => (value, Bytes::from(data)),
                     (Shape::Data, Err(error)) => {
                         out.push(Out::Unusable(format!("the data of an event is not JSON: {error}")));
-                        // It was there: the next one joins on.
-                        return out.extend(position.map(Out::Moved));
+                        if own && has_positions {
+                            // It was there: the next one joins on.
+                            out.push(Out::Moved(self.position(&id)));
+                        }
+                        return;
                     }
                     (Shape::Event, parsed) => {
                         let data = parsed.unwrap_or(Value::String(data));
@@ -128,6 +141,12 @@ impl Sse {
                         (value, raw)
                     }
                 };
+                match self.numbers.as_mut().map(|numbers| numbers.step(&value)) {
+                    Some(Step::Repeated) => return,
+                    Some(Step::Hole(_) | Step::Unknown) => out.push(Out::Joined { resumed: false }),
+                    Some(Step::Next(_)) | None => {}
+                }
+                let position = (own && has_positions).then(|| self.position(&id));
                 out.push(Out::Message { value, raw, position, live: true });
             }
         }
@@ -138,7 +157,7 @@ impl Sse {
 fn header_of(position: &Position) -> Option<String> {
     let id = match position {
         Position::Seq { offset, .. } => offset.to_string(),
-        Position::Opaque(id) => id.to_string(),
+        Position::Opaque(id) => bare(id).to_owned(),
         // Counted here: it means nothing to the server.
         Position::Local { .. } => return None,
     };
@@ -147,7 +166,11 @@ fn header_of(position: &Position) -> Option<String> {
 
 impl Protocol for Sse {
     fn caps(&self) -> Caps {
-        let resume = if self.spec.last_event_id { self.spec.resume } else { Resume::None };
+        let resume = match (self.spec.last_event_id, &self.spec.number) {
+            (false, _) => Resume::None,
+            (true, Some(_)) => Resume::Proven,
+            (true, None) => self.spec.resume,
+        };
         Caps { dense: self.spec.dense, ..Caps::of(resume) }
     }
 
@@ -161,6 +184,13 @@ impl Protocol for Sse {
         request.headers.push(("Cache-Control".to_owned(), Secret::new("no-store")));
         let last = position.filter(|_| self.caps().resume != Resume::None).and_then(header_of);
         self.resumes = last.is_some();
+        if let Some(numbers) = &mut self.numbers {
+            let at = position.filter(|_| self.resumes);
+            numbers.begin(at.and_then(|at| match at {
+                Position::Opaque(at) => Some(&**at),
+                Position::Seq { .. } | Position::Local { .. } => None,
+            }));
+        }
         request.headers.extend(last.map(|id| ("Last-Event-ID".to_owned(), Secret::new(id))));
         request.headers.extend(self.spec.headers.iter().cloned());
         request
@@ -342,6 +372,34 @@ mod tests {
             .collect();
         let number = Position::Seq { epoch: "".into(), offset: 41 };
         assert_eq!(positions, [number, Position::Opaque("x".into())]);
+    }
+
+    #[test]
+    fn a_number_in_each_message_proves_what_the_ids_cannot() {
+        let spec = || SseSpec { number: Some("$.data.n".parse().unwrap()), ..SseSpec::new("http://h/") };
+        let mut machine = open(spec());
+        let out = feed(&mut machine, b"id: x\ndata: {\"n\": 4}\n\n");
+        let [Out::Message { position: Some(at), .. }] = out.as_slice() else { panic!("{out:?}") };
+        for (events, joined, messages) in [
+            // All of it, again from before, and with what is gone.
+            (&b"id: y\ndata: {\"n\": 5}\n\n"[..], true, 1),
+            (b"id: x\ndata: {\"n\": 4}\n\nid: y\ndata: {\"n\": 5}\n\n", true, 1),
+            (b"id: z\ndata: {\"n\": 7}\n\n", false, 1),
+            (b"id: z\ndata: {}\n\n", false, 1),
+        ] {
+            let mut machine = Sse::new(spec());
+            assert!(headers(&mut machine, at).contains(&("Last-Event-ID".to_owned(), "x".to_owned())));
+            let mut out = Vec::new();
+            machine.on_open(Time(0), &head("text/event-stream"), &mut out);
+            assert_eq!(out[0], Out::Joined { resumed: true });
+            let out = feed(&mut machine, events);
+            assert_eq!(!out.contains(&Out::Joined { resumed: false }), joined, "{out:?}");
+            assert_eq!(
+                out.iter().filter(|it| matches!(it, Out::Message { .. })).count(),
+                messages,
+                "{out:?}"
+            );
+        }
     }
 
     #[test]

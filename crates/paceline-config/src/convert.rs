@@ -216,6 +216,7 @@ impl Fill<'_> {
                 SseContinuity::None => Resume::None,
             },
             dense: *position.dense().value(),
+            number: position.number().as_ref().map(|path| path.path().clone()),
             read_timeout: upstream.read_timeout().value().get(),
             retry_clamp: (clamp.least().get(), clamp.most().get()),
             max_message: usize::try_from(upstream.max_message().value().get()).unwrap_or(usize::MAX),
@@ -246,6 +247,7 @@ impl Fill<'_> {
                 .zip(resume_query)
                 .map(|(at, query)| Cursor { at: at.path().clone(), query }),
             resume,
+            number: position.number().as_ref().map(|path| path.path().clone()),
             max_message: usize::try_from(upstream.max_message().value().get()).unwrap_or(usize::MAX),
             ..PollSpec::new(url)
         })

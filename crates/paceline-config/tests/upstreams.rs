@@ -42,7 +42,7 @@ headers = { X-Key = "k" }
 read_timeout = "20s"
 retry_clamp = ["2s", "3s"]
 max_message = "1KiB"
-position = { last_event_id = true, continuity = "proven", dense = true }
+position = { last_event_id = true, continuity = "proven", dense = true, number = "$.data.n" }
 backoff = { base = "2s" }
 "#,
     );
@@ -55,6 +55,7 @@ backoff = { base = "2s" }
         max_message: 1024,
         resume: Resume::Proven,
         dense: true,
+        number: Some("$.data.n".parse().unwrap()),
         ..SseSpec::new("https://h/events")
     };
     check(&made[0], &[&expected]);
@@ -106,7 +107,7 @@ position = { offset = "$.seq", epoch = "$.of", resume_query = "since", continuit
 protocol = "poll"
 url = "https://h/whole"
 long = true
-position = { cursor = "$.next", resume_query = "after", continuity = "proven" }
+position = { cursor = "$.next", resume_query = "after", continuity = "proven", number = "$.n" }
 "#,
     );
     let second = Duration::from_secs(1);
@@ -131,6 +132,7 @@ position = { cursor = "$.next", resume_query = "after", continuity = "proven" }
         every: Duration::ZERO,
         cursor: Some(Cursor { at: "$.next".parse().unwrap(), query: "after".into() }),
         resume: Resume::Proven,
+        number: Some("$.n".parse().unwrap()),
         ..PollSpec::new("https://h/whole")
     };
     check(&made[1], &[&whole]);
@@ -166,6 +168,7 @@ fn a_poll_that_does_not_add_up_is_refused() {
             "position = { cursor = \"$.n\", continuity = \"proven\" }",
             "the key `resume_query` is missing, which `cursor` needs",
         ),
+        ("items = \"$\"\nposition = { number = \"$.n\" }", "has a position of its own"),
         ("every = \"0s\"", "upstreams.p.every"),
         ("evry = \"1s\"", "did you mean `every`?"),
     ] {

@@ -273,12 +273,13 @@ impl WebSocket {
 pub struct Sse {
     common: Common,
     spec: SseSpec,
+    number: Option<String>,
 }
 
 impl Sse {
     /// The upstream `name` at `url` (`http://` or `https://`).
     pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
-        Self { common: Common::new(name), spec: SseSpec::new(url) }
+        Self { common: Common::new(name), spec: SseSpec::new(url), number: None }
     }
 
     /// A header of the request. Its value appears in no log, trace or message.
@@ -296,6 +297,12 @@ impl Sse {
     /// Ids are numbers without holes: a hole proves a loss, its absence proves that nothing is missing.
     pub fn dense(mut self) -> Self {
         self.spec.dense = true;
+        self
+    }
+
+    /// Path of a number without holes in each message, which proves that nothing is missing where ids cannot.
+    pub fn number(mut self, path: impl Into<String>) -> Self {
+        self.number = Some(path.into());
         self
     }
 
@@ -330,7 +337,9 @@ impl Sse {
     }
 
     fn adapter(&self) -> Result<Arc<dyn Adapter>, String> {
-        Ok(Arc::new(self.spec.clone()))
+        let number = self.number.as_ref().map(|path| path.parse()).transpose();
+        let number = number.map_err(|error: paceline_channel::path::PathError| error.to_string())?;
+        Ok(Arc::new(SseSpec { number, ..self.spec.clone() }))
     }
 }
 
@@ -346,6 +355,7 @@ pub struct Polling {
     offset: Option<String>,
     cursor: Option<String>,
     resume_query: Option<String>,
+    number: Option<String>,
     dense: bool,
 }
 
@@ -359,6 +369,7 @@ impl Polling {
             offset: None,
             cursor: None,
             resume_query: None,
+            number: None,
             dense: false,
         }
     }
@@ -408,6 +419,12 @@ impl Polling {
         self
     }
 
+    /// Path of a number without holes in each answer, which proves that nothing is missing where validators cannot.
+    pub fn number(mut self, path: impl Into<String>) -> Self {
+        self.number = Some(path.into());
+        self
+    }
+
     /// Asking after a position yields everything since, or is refused: a reconnect is no gap.
     pub fn proven(mut self) -> Self {
         self.spec.resume = Resume::Proven;
@@ -424,6 +441,7 @@ impl Polling {
         let path = |text: &String| text.parse::<Path>().map_err(|error| error.to_string());
         let mut spec = self.spec.clone();
         spec.items = self.items.as_ref().map(path).transpose()?;
+        spec.number = self.number.as_ref().map(path).transpose()?;
         if self.offset.is_some() && spec.items.is_none() {
             return Err("for the position of an element it needs the list".to_owned());
         }

@@ -25,6 +25,9 @@ table! {
         may resume_query: Text,
         /// What asking after a position proves.
         has continuity: Continuity = "none", "what is not known to be complete is verified",
+        /// Without `items`: a number without holes in each answer. It proves that nothing is missing, so that `continuity` is
+        /// `proven`.
+        may number: JsonPath,
         /// Positions are numbers without holes: a hole proves a loss.
         has dense: bool = false, "servers that number all their channels at once leave holes",
     }
@@ -49,7 +52,7 @@ impl Check for PollPosition {
         let anchor =
             self.offset.as_ref().map(|it| ("offset", it)).or(self.cursor.as_ref().map(|it| ("cursor", it)));
         if let (Some((key, path)), None) = (anchor, &self.resume_query)
-            && *self.continuity.value() != Continuity::None
+            && (*self.continuity.value() != Continuity::None || self.number.is_some())
             && !reader.is_malformed("resume_query")
         {
             let what = format!("the key `resume_query` is missing, which `{key}` needs to be asked for");
@@ -111,6 +114,14 @@ impl Check for PollUpstream {
         );
         names(&self.url, self.url.template(), &self.headers, &self.per, reader);
         let position = self.position.value();
+        if let (Some(items), Some(number)) = (&self.items, position.number()) {
+            reader.relate(
+                ("position.number", number.origin()),
+                ("items", items.origin()),
+                "with a list of messages each of them has a position of its own",
+                "say `position.offset` and `position.dense`",
+            );
+        }
         match (&self.items, position.offset(), position.cursor()) {
             (Some(items), _, Some(cursor)) => reader.relate(
                 ("position.cursor", cursor.origin()),

@@ -8,7 +8,7 @@ use crate::{
     node::Node,
     origin::Origin,
     reader::{Check, Field, Reader, Sourced},
-    value::{Bytes, Count, Headers, HttpUrl, Interval, Name},
+    value::{Bytes, Count, Headers, HttpUrl, Interval, JsonPath, Name},
 };
 
 words! {
@@ -75,6 +75,9 @@ table! {
         has last_event_id: bool = true, "what the standard asks for",
         /// What a reconnect can prove.
         has continuity: SseContinuity = "unproven", "the standard has no proof that nothing is missing",
+        /// A number without holes in each message. It proves that nothing is missing where the server does not say, so that
+        /// `continuity` is `proven`.
+        may number: JsonPath,
         /// Ids are numbers without holes: a hole proves a loss, its absence that nothing is missing.
         has dense: bool = false, "ids are opaque by the standard",
     }
@@ -82,6 +85,14 @@ table! {
 
 impl Check for SsePosition {
     fn check(&self, _: &Origin, reader: &mut Reader<'_>) {
+        if let Some(number) = self.number.as_ref().filter(|_| !self.last_event_id.value()) {
+            reader.relate(
+                ("last_event_id", self.last_event_id.origin()),
+                ("number", number.origin()),
+                "without the last event's id nothing is resumed, and nothing proven",
+                "leave `number` out",
+            );
+        }
         if !self.last_event_id.value() && *self.continuity.value() != SseContinuity::None {
             reader.relate(
                 ("last_event_id", self.last_event_id.origin()),
