@@ -136,6 +136,8 @@ fn name_of_hub(message: &ToHub) -> &'static str {
         ToHub::Observe { .. } => "Observe",
         ToHub::Fetched { .. } => "Fetched",
         ToHub::Items { .. } => "Items",
+        ToHub::Layers(_) => "Layers",
+        ToHub::TakeBack(_) => "TakeBack",
     }
 }
 
@@ -166,6 +168,8 @@ fn name_of_session(message: &ToSession) -> &'static str {
         ToSession::CancelFetch(_) => "CancelFetch",
         ToSession::WantItems => "WantItems",
         ToSession::Conflicts(_) => "Conflicts",
+        ToSession::Layers(_) => "Layers",
+        ToSession::NoRoom(_) => "NoRoom",
     }
 }
 
@@ -235,6 +239,7 @@ fn to_hub() -> Vec<ToHub> {
         ask(15, Ask::InvalidateTag { tag: "stock".into(), refetch: RefetchType::Inactive }),
         ask(16, Ask::Online(true)),
         ask(17, Ask::Conflicts),
+        ask(18, Ask::Layers { after: Some(key()) }),
         ToHub::Presence(Presence { visible: false, focused: true, active: false, battery: Some(80) }),
         ToHub::Kit(address()),
         ToHub::Took(Epoch(4)),
@@ -262,6 +267,7 @@ fn to_hub() -> Vec<ToHub> {
         items: vec![DeclaredItem { name: "outbox".to_owned(), digest: 7, place: "a:1:1".to_owned() }],
         end: true,
     }])
+    .chain([ToHub::Layers(vec![layered()]), ToHub::TakeBack(vec![1, 300])])
     .collect()
 }
 
@@ -352,8 +358,15 @@ fn to_session() -> Vec<ToSession> {
         ToSession::CancelFetch(FetchId(5)),
         ToSession::WantItems,
         ToSession::Conflicts(vec![conflict()]),
+        ToSession::Layers(vec![layered()]),
+        ToSession::NoRoom(vec![1, 300]),
     ]);
     all
+}
+
+fn layered() -> Layered {
+    let layer = Layer { id: OpId { session: SESSION, seq: 300 }, at: MARK, patch: json() };
+    Layered { key: key(), layers: vec![layer] }
 }
 
 fn want(want: Want) -> Ask {
@@ -458,6 +471,7 @@ fn looks() -> Vec<Answer> {
             refetches: true,
         }]),
         Answer::Conflicts(vec![conflict()]),
+        Answer::Layers { keys: vec![(key(), 2)], more: true },
     ]
 }
 
@@ -505,6 +519,7 @@ fn frames() -> Vec<ToSession> {
         ends_atom: false,
         body: Body::Nothing,
     }));
+    frames.push(frame(Body::Layers(layered())));
     frames
 }
 

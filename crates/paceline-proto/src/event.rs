@@ -242,6 +242,13 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// A session is gone that had not said how its layers end: they are taken back.
+    LayersTakenBack {
+        /// Whose.
+        session: SessionId,
+        /// How many.
+        layers: usize,
+    },
     /// Two sessions declare different things under one name.
     ConfigConflict(Box<ItemConflict>),
     /// A fetch brought a value.
@@ -404,6 +411,9 @@ impl fmt::Display for Event {
             Self::DeclarationRefused { session, why } => {
                 write!(f, "a declaration of {} cannot be used: {why}", session.short())
             }
+            Self::LayersTakenBack { session, layers } => {
+                write!(f, "took {layers} layers of {} back, who is gone", session.short())
+            }
             Self::ConfigConflict(conflict) => write!(f, "{conflict}"),
             Self::Fetched { key, background, took_ms, attempts } => {
                 write!(f, "fetched {key}{} in {took_ms} ms, {attempts} attempts", behind(*background))
@@ -489,6 +499,7 @@ impl Event {
             Self::UpstreamChanged { .. } => "upstream_changed",
             Self::UpstreamMessageRefused { .. } => "upstream_message_refused",
             Self::DeclarationRefused { .. } => "declaration_refused",
+            Self::LayersTakenBack { .. } => "layers_taken_back",
             Self::ConfigConflict(_) => "config_conflict",
             Self::Fetched { .. } => "fetched",
             Self::FetchFailed { .. } => "fetch_failed",

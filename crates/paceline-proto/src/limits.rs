@@ -101,7 +101,14 @@ pub const SUBMIT_PATIENCE: Duration = Duration::from_secs(2);
 /// Items in one chunk of an offer, a subscription or a snapshot.
 pub const CHUNK_ITEMS: usize = 256;
 
-/// Unanswered asks, operations and mutations of one session.
+/// Layers over one key: each costs a patch whenever its value changes. Past it an operation shows when it is done.
+pub const LAYERS_MAX: usize = 256;
+/// Bytes of the patches over one key: they travel in one frame.
+pub const LAYERS_KEY_BYTES: usize = VALUE_MAX;
+/// Bytes of all patches in layers: as much as one session may have unanswered.
+pub const LAYERS_BYTES: usize = 16 << 20;
+
+/// Unanswered asks, operations and mutations of one session, and its open layers.
 pub const PENDING_MAX: usize = 10_000;
 /// Bytes of the unanswered ones of one session.
 pub const PENDING_BYTES: usize = 16 << 20;

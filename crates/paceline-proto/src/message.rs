@@ -248,6 +248,29 @@ pub enum Body {
         /// The key.
         key: Key,
     },
+    /// The layers over a key, all of them. Only on links with [`Features::LAYERS`].
+    Layers(Layered),
+}
+
+/// What an operation that is not done yet would make of a value. Its id is that of the operation: who has its effect in the
+/// value does not fold the layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// The operation that makes it permanent.
+    pub id: OpId,
+    /// The frame that laid it, which is its place among the layers of the key; [`Mark::ZERO`] = not laid yet.
+    pub at: Mark,
+    /// Patch bytes as `paceline-query` writes them.
+    pub patch: Bytes,
+}
+
+/// A key and its layers, the lowest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layered {
+    /// The key.
+    pub key: Key,
+    /// The layers.
+    pub layers: Vec<Layer>,
 }
 
 /// A value with its place.
@@ -523,6 +546,11 @@ pub enum Ask {
     Online(bool),
     /// What sessions declare differently.
     Conflicts,
+    /// How many layers lie over keys after this one, in the order of their bytes.
+    Layers {
+        /// Exclusive start; `None` = from the first.
+        after: Option<Key>,
+    },
 }
 
 /// Answer to an `Ask`.
@@ -562,6 +590,13 @@ pub enum Answer {
     Cascade(Vec<CascadeLine>),
     /// What sessions declare differently; of more than a chunk, the first.
     Conflicts(Vec<ItemConflict>),
+    /// Keys with layers, in the order of their bytes.
+    Layers {
+        /// The keys, and how many lie over each.
+        keys: Vec<(Key, u64)>,
+        /// Others follow the last of these.
+        more: bool,
+    },
 }
 
 /// From a session to the owner.
@@ -682,6 +717,11 @@ pub enum ToHub {
         /// Nothing more comes.
         end: bool,
     },
+    /// Layers, in chunks. Within an offer: all that the session laid and that are open, and those of others that it
+    /// shows. Afterwards: one that it lays now.
+    Layers(Vec<Layered>),
+    /// The session takes these layers of its own back.
+    TakeBack(Vec<u64>),
 }
 
 /// From the owner to a session.
@@ -777,6 +817,10 @@ pub enum ToSession {
     WantItems,
     /// What the session declares and others declared otherwise, whose declarations count.
     Conflicts(Vec<ItemConflict>),
+    /// Part of the snapshot that goes on: layers over keys of the chunks before and after it.
+    Layers(Vec<Layered>),
+    /// There is no room for these layers of the session: nobody shows them. Their operations are none the worse.
+    NoRoom(Vec<u64>),
 }
 
 /// A chunk of a snapshot. The follower's `last` advances only at `end`.
@@ -877,6 +921,7 @@ impl Body {
             | Self::Reset { key, .. }
             | Self::Query { key, .. }
             | Self::Removed { key } => Some(key),
+            Self::Layers(layered) => Some(&layered.key),
             Self::Event { .. } | Self::Gap(_) | Self::Connection(_) | Self::Nothing => None,
         }
     }
@@ -890,6 +935,7 @@ impl Body {
             Self::Event { stream, data } => stream.0.len() + data.len(),
             Self::Gap(gap) => gap.channel.0.len(),
             Self::Reset { key, held, .. } => key.0.len() + held.as_ref().map_or(0, Held::size),
+            Self::Layers(layered) => layered.size(),
             Self::Connection(_) | Self::Nothing => 0,
         }
     }
@@ -912,6 +958,13 @@ impl fmt::Display for ItemConflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { item, ignored, counts } = self;
         write!(f, "{item} of {ignored} is not that of {counts}, which counts")
+    }
+}
+
+impl Layered {
+    /// Bytes of key and patches, and what a layer adds to its patch.
+    pub fn size(&self) -> usize {
+        self.key.0.len() + self.layers.iter().map(|layer| 64 + layer.patch.len()).sum::<usize>()
     }
 }
 

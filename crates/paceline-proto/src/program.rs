@@ -70,8 +70,10 @@ pub struct Features(pub u64);
 impl Features {
     /// Nothing.
     pub const NONE: Self = Self(0);
+    /// Optimistic layers.
+    pub const LAYERS: Self = Self(1);
     /// What this build can do.
-    pub const ALL: Self = Self::NONE;
+    pub const ALL: Self = Self::LAYERS;
 
     /// What both can do.
     #[must_use]

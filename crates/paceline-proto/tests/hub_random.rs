@@ -34,6 +34,15 @@ enum Action {
     Invalidate {
         node: u8,
     },
+    /// Lays a layer over the key that is merged into.
+    Lay {
+        node: u8,
+    },
+    /// Ends the session's oldest layer.
+    End {
+        node: u8,
+        commit: bool,
+    },
     Join,
     Cut {
         node: u8,
@@ -86,6 +95,8 @@ fn action() -> impl Strategy<Value = Action> {
         1 => node().prop_map(|node| Action::Set { node }),
         2 => node().prop_map(|node| Action::Merge { node }),
         1 => node().prop_map(|node| Action::Invalidate { node }),
+        2 => node().prop_map(|node| Action::Lay { node }),
+        2 => (node(), any::<bool>()).prop_map(|(node, commit)| Action::End { node, commit }),
         1 => Just(Action::Join),
         1 => node().prop_map(|node| Action::Cut { node }),
         1 => node().prop_map(|node| Action::Lose { node }),
@@ -111,6 +122,9 @@ struct World {
     /// Merges whose caller was told that an heir holds them, and that no death since then could lose.
     acknowledged: Vec<String>,
     open: BTreeMap<(u64, u64), String>,
+    layers: BTreeMap<(u64, u64), String>,
+    /// No layer of these may be seen any more.
+    taken_back: Vec<String>,
 }
 
 const FEED_KEYS: [&str; 3] = ["a", "b", "c"];
@@ -126,7 +140,15 @@ impl World {
             net.publish(vec![event("1")]);
         }
         net.rest();
-        Self { net, next_id: 5, patches: 0, acknowledged: Vec::new(), open: BTreeMap::new() }
+        Self {
+            net,
+            next_id: 5,
+            patches: 0,
+            acknowledged: Vec::new(),
+            open: BTreeMap::new(),
+            layers: BTreeMap::new(),
+            taken_back: Vec::new(),
+        }
     }
 
     fn pick(&self, node: u8) -> u64 {
@@ -167,6 +189,30 @@ impl World {
             Action::Invalidate { node } => {
                 let id = self.pick(node);
                 self.net.op(id, Operation::Invalidate { key: key(""), exact: false });
+            }
+            Action::Lay { node } => {
+                let id = self.pick(node);
+                self.patches += 1;
+                let patch = format!("<{}>", self.patches);
+                let layer = self.net.lay(id, "m", &patch);
+                assert!(self.net.node(id).value("m").unwrap().contains(&patch), "an own layer shows at once");
+                self.layers.insert((id, layer), patch);
+            }
+            Action::End { node, commit } => {
+                let id = self.pick(node);
+                let Some(layer) = self.layers.keys().find(|(of, _)| *of == id).copied() else { return };
+                let Some(patch) = self.layers.remove(&layer) else { return };
+                if commit {
+                    let token = self.net.commit(id, layer.1, "m", &patch);
+                    self.open.insert((id, token), patch);
+                } else {
+                    self.net.take_back(id, layer.1);
+                    assert!(
+                        !self.net.node(id).value("m").unwrap_or_default().contains(&patch),
+                        "nor any longer"
+                    );
+                    self.taken_back.push(patch);
+                }
             }
             Action::Join => {
                 if self.net.nodes.len() < 7 {
@@ -279,10 +325,14 @@ impl World {
             assert_eq!(node.broken, None, "session {id}");
             assert!(node.follower.is_synced(), "session {id} is not in step");
             assert_eq!(node.follower.pending(), 0, "session {id} waits for an answer");
-            for (key, shown) in &node.shown {
+            for (key, shown) in node.shown.iter().filter(|(key, _)| **key != hub_net::key("m")) {
                 let held = self.net.hub().get(key).map(|held| &held.value);
                 assert_eq!(Some(shown), held, "session {id}, {key:?}");
             }
+            let base = self.net.hub().get(&key("m"));
+            let base = base.map(|held| String::from_utf8(held.value.to_vec()).unwrap()).unwrap_or_default();
+            let layers: String = self.net.layers("m").into_iter().map(|(_, patch)| patch).collect();
+            assert_eq!(node.value("m").unwrap_or_default(), base + &layers, "session {id}");
             let last = self.net.feed.log.len().to_string();
             assert_eq!(node.delivered.last(), Some(&last), "session {id}: {:?}", node.delivered);
         }
@@ -340,6 +390,27 @@ impl World {
         }
     }
 
+    /// What the owner knows of layers is what the living laid and have not ended; no view ever had an operation twice.
+    fn check_layers(&mut self) {
+        self.layers.retain(|(id, _), _| self.net.nodes.contains_key(id));
+        let mut open: Vec<(u64, String)> =
+            self.layers.iter().map(|((id, _), patch)| (*id, patch.clone())).collect();
+        let mut known = self.net.layers("m");
+        open.sort();
+        known.sort();
+        assert_eq!(known, open);
+        for (id, node) in &self.net.nodes {
+            for (_, shown) in &node.folded {
+                for patch in shown.split_inclusive('>') {
+                    assert_eq!(shown.matches(patch).count(), 1, "session {id} showed {patch} twice: {shown}");
+                }
+            }
+            for patch in &self.taken_back {
+                assert!(!node.value("m").unwrap_or_default().contains(patch), "session {id} shows {patch}");
+            }
+        }
+    }
+
     fn check_merges(&self) {
         let value = self.net.hub().get(&key("m")).map(|held| String::from_utf8(held.value.to_vec()).unwrap());
         let value = value.unwrap_or_default();
@@ -365,6 +436,7 @@ proptest! {
         world.check_events(false);
         world.check_feed_values();
         world.check_merges();
+        world.check_layers();
     }
 
     #[test]
@@ -379,6 +451,7 @@ proptest! {
         world.check_agreement();
         world.check_events(true);
         world.check_merges();
+        world.check_layers();
     }
 
     #[test]
@@ -392,5 +465,6 @@ proptest! {
         world.heal();
         world.check_agreement();
         world.check_merges();
+        world.check_layers();
     }
 }

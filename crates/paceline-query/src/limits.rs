@@ -17,10 +17,6 @@ pub const RULES_KEPT: usize = 65_536;
 pub const AREAS_MAX: usize = 64;
 /// Lines of a previewed cascade: some screens, and well inside a frame.
 pub const CASCADE_LINES_MAX: usize = 1024;
-/// Layers over one key: each costs a patch on every read of a changed value. Past it a mutation shows when it is done.
-pub const LAYERS_MAX: usize = 256;
-/// Bytes of all patches in layers: as much as one session may have unanswered.
-pub const LAYERS_BYTES: usize = 16 << 20;
 /// Times that a fetch begins its attempt anew because a write, a push or an invalidation overtook it: once, so that a key which
 /// changes all the time is not fetched for ever, and its callers are answered.
 pub const RENEWALS_MAX: u32 = 1;

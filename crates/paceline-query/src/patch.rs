@@ -121,6 +121,12 @@ impl Patch {
         Self::Merge(serde_json::to_value(value).unwrap_or(Value::Null))
     }
 
+    /// A patch that makes the whole value this one, whatever it was; what cannot be serialised becomes null.
+    pub fn replace(value: impl Serialize) -> Self {
+        let value = serde_json::to_value(value).unwrap_or(Value::Null);
+        Self::Ops(vec![Op::Add { path: String::new(), value }])
+    }
+
     /// Puts `item` in front of the list at `at`.
     pub fn prepend(at: impl Into<String>, item: impl Into<Value>) -> Self {
         Self::List { at: at.into(), change: ListChange::Prepend(item.into()) }

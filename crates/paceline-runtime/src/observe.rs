@@ -235,6 +235,7 @@ pub fn level(event: &Event) -> Level {
         | Event::Suspended { .. }
         | Event::HandoverStarted { .. }
         | Event::UpstreamChanged { .. }
+        | Event::LayersTakenBack { .. }
         | Event::StrategyChanged { .. }
         | Event::OnlineChanged { .. }
         | Event::FetchFailed { background: false, .. } => Level::INFO,

@@ -208,6 +208,7 @@ impl Queries {
             | Ask::Conflicts
             | Ask::Keys { .. }
             | Ask::Stats
+            | Ask::Layers { .. }
             | Ask::Look { .. } => Answer::Refused("this is no question for the query engine".to_owned()),
         };
         out.wishes.push(QueryWish::Answer { link, id, answer });

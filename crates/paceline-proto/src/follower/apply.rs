@@ -75,6 +75,7 @@ impl Follower {
         for (channel, position) in header.positions {
             self.advance(channel, position, true);
         }
+        self.show_layered(out);
         let moved = header.upto > self.last.offset;
         self.last = Mark::new(self.epoch, header.upto);
         if moved || header.ack_now {
@@ -109,6 +110,7 @@ impl Follower {
             Body::Connection(connection) => self.connection(connection, out),
             Body::Query { key, state } => self.show_state(key, state, out),
             Body::Removed { key } => self.removed(&key, out),
+            Body::Layers(layered) => self.layers_told(layered),
             Body::Nothing => {}
         }
         if let Some(op) = frame.op {
@@ -193,7 +195,7 @@ impl Follower {
     fn removed(&mut self, key: &Key, out: &mut Vec<Effect>) {
         let had = self.held.remove(key).is_some_and(|entry| !entry.held.value.is_empty());
         if had && self.keys.contains_key(key) {
-            out.push(Effect::Clear(key.clone()));
+            self.show(key, Effect::Clear(key.clone()), out);
         }
     }
 
@@ -219,12 +221,12 @@ impl Follower {
         };
         if shown && news {
             if !held.value.is_empty() {
-                out.push(Effect::Show(held.clone()));
+                self.show(&held.key, Effect::Show(held.clone()), out);
             } else if old.is_some_and(|old| !old.value.is_empty()) {
-                out.push(Effect::Clear(held.key.clone()));
+                self.show(&held.key, Effect::Clear(held.key.clone()), out);
             }
         } else if shown && old.is_some_and(|old| old.updated_at != held.updated_at) {
-            out.push(Effect::Touch(held.clone()));
+            self.show(&held.key, Effect::Touch(held.clone()), out);
         }
         if self.held.get(&held.key).is_some_and(|entry| entry.held.place < held.place) {
             self.forget_effects(&held.key);
@@ -243,15 +245,26 @@ impl Follower {
 
     fn invalidate(&mut self, prefix: &Key, exact: bool, mark: Mark, out: &mut Vec<Effect>) {
         let under = self.held.range_mut(prefix.clone()..).take_while(|(key, _)| prefix.is_prefix_of(key));
+        let mut shown = Vec::new();
         for (key, entry) in under.filter(|(key, _)| !exact || *key == prefix) {
             let held = &mut entry.held;
             if held.place.mark < mark && !held.invalidated && !held.value.is_empty() {
                 held.invalidated = true;
                 entry.changed = mark;
                 if self.keys.contains_key(key) {
-                    out.push(Effect::Show(held.clone()));
+                    shown.push(held.clone());
                 }
             }
+        }
+        shown.into_iter().for_each(|held| self.show(&held.key.clone(), Effect::Show(held), out));
+    }
+
+    /// Shows a change of a value, with its layers where it has any.
+    fn show(&mut self, key: &Key, effect: Effect, out: &mut Vec<Effect>) {
+        if self.layers.covers(key) {
+            self.layers.change(key.clone());
+        } else {
+            out.push(effect);
         }
     }
 
@@ -276,6 +289,7 @@ impl Follower {
     fn apply_snapshot(&mut self, now: Time, end: SnapshotEnd, out: &mut Vec<Effect>) {
         let at = Mark::new(self.epoch, end.upto);
         let first = self.link == Link::Joining;
+        let continues = at == self.last;
         let complete = end.complete && self.heir;
         if first {
             self.retire();
@@ -297,6 +311,8 @@ impl Follower {
             self.advance(channel, position, true);
         }
         self.ops.note_applied(&end.applied, at);
+        self.apply_layers(first, continues);
+        self.show_layered(out);
         for (channel, ring) in end.rings {
             if ring.is_none() {
                 self.covered.entry(channel.clone()).or_insert(Position::START);
@@ -387,6 +403,7 @@ impl Follower {
         out.push(Effect::Send(ToHub::Resync));
         self.link = Link::Broken;
         self.staged.clear();
+        self.layers.drop_staged();
         self.ack_due = None;
     }
 }

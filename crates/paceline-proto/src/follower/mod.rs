@@ -7,6 +7,7 @@
 //! **Invariant:** `last` moves only at the end of a batch or of a snapshot, and a value's place never goes back.
 
 mod apply;
+mod layers;
 mod offer;
 mod pending;
 mod queries;
@@ -21,15 +22,17 @@ use crate::{
     connection::Connection,
     event::Event,
     hub::Archive,
-    id::{Channel, Epoch, Key, Mark, Position, Stream},
+    id::{Channel, Epoch, Key, Mark, OpId, Position, SessionId, Stream},
     limits::{ACK_FRAMES, ACK_INTERVAL, KEY_MAX},
     message::{Applied, DeclaredItem, Held, Member, Snapshot, ToHub, ToSession, Welcome},
     ops::{KeptOps, KnownOps},
+    program::Features,
     ring::Rings,
     time::{Time, earliest},
 };
 use apply::Incoming;
 pub(crate) use apply::nothing;
+use layers::Layers;
 use pending::Pending;
 pub(crate) use pending::does_not_fit;
 use queries::Queries;
@@ -96,6 +99,10 @@ pub struct Follower {
     queries: Queries,
     /// All that the session declares.
     items: Vec<DeclaredItem>,
+    layers: Layers,
+    session: SessionId,
+    /// What both ends of the link can do.
+    features: Features,
 }
 
 impl Follower {
@@ -127,6 +134,9 @@ impl Follower {
             pending: Pending::new(config.session),
             queries: Queries::default(),
             items: Vec::new(),
+            layers: Layers::default(),
+            session: config.session,
+            features: Features::NONE,
         }
     }
 
@@ -150,7 +160,12 @@ impl Follower {
             Input::Submit { token, hash, payload } => {
                 self.pending.submit(token, hash, payload, self.is_linked(), out);
             }
-            Input::Ask { token, ask, trace } => self.pending.ask(token, ask, trace, self.is_linked(), out),
+            Input::Ask { token, ask, trace } => self.ask_owner(token, ask, trace, out),
+            Input::Lay { token, key, patch } => self.lay(token, key, patch, out),
+            Input::Commit { token, layer, operation, trace } => {
+                self.commit(token, layer, operation, trace, out);
+            }
+            Input::TakeBack(layer) => self.take_back(layer, out),
             Input::Declare(resources) => self.declare(resources, out),
             Input::Items(items) => self.items = items,
             Input::Observe { key, options } => self.observe(key, options, out),
@@ -211,6 +226,11 @@ impl Follower {
         self.pending.len()
     }
 
+    /// The layers that this session laid and that have not ended, with their keys.
+    pub fn open_layers(&self) -> impl Iterator<Item = (OpId, &Key)> {
+        self.layers.open(self.session)
+    }
+
     fn is_linked(&self) -> bool {
         self.link != Link::Lost
     }
@@ -232,6 +252,9 @@ impl Follower {
             self.pending.wire_moved(welcome.owner, out);
         }
         self.join(welcome, out);
+        if !self.features.has(Features::LAYERS) {
+            self.pending.refuse_layers(out);
+        }
         self.pending.reissue(out);
     }
 
@@ -246,6 +269,8 @@ impl Follower {
         }
         self.link = Link::Joining;
         self.epoch = welcome.epoch;
+        self.features = welcome.features;
+        self.layers.drop_staged();
         self.incoming = None;
         self.staged.clear();
         self.asked.clear();
@@ -311,10 +336,11 @@ impl Follower {
             return;
         }
         self.keys.insert(key.clone(), false);
-        if let Some(entry) = self.held.get(&key)
-            && !entry.held.value.is_empty()
-        {
-            out.push(Effect::Show(entry.held.clone()));
+        if self.layers.covers(&key) {
+            self.layers.change(key.clone());
+            self.show_layered(out);
+        } else if let Some(held) = self.get(&key).cloned() {
+            out.push(Effect::Show(held));
         }
         if self.is_linked() {
             self.ask(Asked { keys: vec![key], streams: Vec::new() }, out);
@@ -329,6 +355,7 @@ impl Follower {
             self.held.remove(&key);
         }
         self.queries.forget(&key);
+        self.forget_layers(&key);
         self.send(ToHub::Unsubscribe { keys: vec![key], streams: Vec::new() }, out);
     }
 
@@ -363,7 +390,12 @@ impl Follower {
             ToSession::Snapshot(snapshot) => self.snapshot(now, snapshot, out),
             ToSession::WantKeys(keys) => self.give_values(keys, out),
             ToSession::WantTail { channel, after } => self.give_tail(channel, after.as_ref(), out),
-            ToSession::OpDone { id, outcome } => self.pending.op_done(id, outcome, out),
+            ToSession::OpDone { id, outcome } => {
+                self.layer_done(id, &outcome, out);
+                self.pending.op_done(id, outcome, out);
+            }
+            ToSession::Layers(layered) => self.layers_staged(layered),
+            ToSession::NoRoom(layers) => self.no_room(layers, out),
             ToSession::SubmitDone { id, outcome } => self.pending.submit_done(now, id, outcome, out),
             ToSession::Answer { id, answer } => self.pending.answered(id, answer, out),
             ToSession::Appointed => {
@@ -403,6 +435,7 @@ impl Follower {
 
     fn dismissed(&mut self, out: &mut Vec<Effect>) {
         self.heir = false;
+        self.layers.drop_staged();
         self.retire();
         out.push(Effect::Heir(false));
     }
@@ -418,6 +451,7 @@ impl Follower {
             });
         }
         self.held = all.into_iter().filter(|(key, _)| self.keys.contains_key(key)).collect();
+        self.retire_layers();
     }
 
     fn applied(&mut self, applied: &[Applied]) {

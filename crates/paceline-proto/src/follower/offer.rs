@@ -25,6 +25,7 @@ impl Follower {
             rings: self.rings.floors(),
             ops: self.ops.iter().map(|(mark, op)| (mark, op.clone())).collect(),
             applied: self.ops.applied(),
+            layers: self.carry_layers(),
             connections: self.connections.values().cloned().collect(),
         }
     }
@@ -53,6 +54,7 @@ impl Follower {
         for ops in chunks(ops, |(_, op)| op.operation.size() + 64) {
             out.push(rest(Vec::new(), ops, Vec::new(), false));
         }
+        self.offer_layers(out);
         out.push(rest(Vec::new(), Vec::new(), Vec::new(), true));
     }
 

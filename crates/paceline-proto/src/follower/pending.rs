@@ -15,6 +15,8 @@ use crate::{
 #[derive(Debug)]
 struct Op {
     token: u64,
+    /// When it was made: the operation of a layer has an older number.
+    order: u64,
     operation: Operation,
     trace: Trace,
 }
@@ -46,8 +48,11 @@ pub(super) struct Pending {
     asks: BTreeMap<u64, Question>,
     bytes: usize,
     next_op: u64,
+    ordered: u64,
     next_submit: u64,
     next_ask: u64,
+    /// Layers that are open; each has a number of an operation.
+    layers: usize,
     retry_at: Option<Time>,
     /// When a caller is to be told, or earlier.
     tell_at: Option<Time>,
@@ -62,8 +67,10 @@ impl Pending {
             asks: BTreeMap::new(),
             bytes: 0,
             next_op: 1,
+            ordered: 0,
             next_submit: 1,
             next_ask: 1,
+            layers: 0,
             retry_at: None,
             tell_at: None,
         }
@@ -83,7 +90,7 @@ impl Pending {
     }
 
     fn is_full(&self, more: usize) -> bool {
-        self.len() >= PENDING_MAX || self.bytes + more > PENDING_BYTES
+        self.len() + self.layers >= PENDING_MAX || self.bytes + more > PENDING_BYTES
     }
 
     pub(super) fn op(
@@ -103,14 +110,75 @@ impl Pending {
             out.push(Effect::Overloaded { token });
             return;
         }
-        let seq = self.next_op;
+        let seq = self.number();
+        self.add_op(seq, token, operation, trace, linked, out);
+    }
+
+    fn number(&mut self) -> u64 {
         self.next_op += 1;
-        self.bytes += size;
-        let op = Op { token, operation, trace };
+        self.next_op - 1
+    }
+
+    fn add_op(
+        &mut self,
+        seq: u64,
+        token: u64,
+        operation: Operation,
+        trace: Trace,
+        linked: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        self.bytes += operation.size();
+        self.ordered += 1;
+        let op = Op { token, order: self.ordered, operation, trace };
         if linked {
             out.push(self.send_op(seq, &op));
         }
         self.ops.insert(seq, op);
+    }
+
+    /// The number of the operation that a new layer stands for; `None`: there is no room.
+    pub(super) fn open_layer(&mut self, size: usize) -> Option<u64> {
+        if self.is_full(size) {
+            return None;
+        }
+        self.layers += 1;
+        self.bytes += size;
+        Some(self.number())
+    }
+
+    pub(super) fn close_layer(&mut self, size: usize) {
+        self.layers -= 1;
+        self.bytes -= size;
+    }
+
+    /// The operation of an open layer, which made room for it.
+    pub(super) fn commit(
+        &mut self,
+        layer: u64,
+        token: u64,
+        operation: Operation,
+        trace: Trace,
+        linked: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        self.add_op(layer, token, operation, trace, linked, out);
+    }
+
+    /// Answers what an owner that knows no layers cannot be asked.
+    pub(super) fn refuse_layers(&mut self, out: &mut Vec<Effect>) {
+        self.asks.retain(|_, question| {
+            let layers = matches!(question.ask, Ask::Layers { .. });
+            if layers {
+                let answer = Answer::Refused("the primary is of a build that knows no layers".to_owned());
+                out.push(Effect::Answered { token: question.token, answer });
+            }
+            !layers
+        });
+    }
+
+    pub(super) fn has_op(&self, seq: u64) -> bool {
+        self.ops.contains_key(&seq)
     }
 
     pub(super) fn submit(
@@ -181,7 +249,9 @@ impl Pending {
     /// Sends everything again to a new owner.
     pub(super) fn reissue(&mut self, out: &mut Vec<Effect>) {
         self.retry_at = None;
-        out.extend(self.ops.iter().map(|(seq, op)| self.send_op(*seq, op)));
+        let mut ops: Vec<_> = self.ops.iter().collect();
+        ops.sort_by_key(|(_, op)| op.order);
+        out.extend(ops.into_iter().map(|(seq, op)| self.send_op(*seq, op)));
         out.extend(self.submits.iter().map(|(seq, mutation)| self.send_submit(*seq, mutation)));
         for (id, Question { ask, trace, sent, .. }) in &mut self.asks {
             *sent = true;

@@ -9,7 +9,7 @@ use crate::{
     id::{Key, Mark, SessionId, Stream, Trace},
     look::{Look, Seen},
     message::{
-        Answer, Ask, DeclaredItem, Gap, Held, HeldEvent, KitAddress, OpOutcome, Operation, Ping,
+        Answer, Ask, DeclaredItem, Gap, Held, HeldEvent, KitAddress, Layer, OpOutcome, Operation, Ping,
         SubmitOutcome, ToHub, ToSession, Welcome,
     },
     presence::Presence,
@@ -42,6 +42,29 @@ pub enum Input {
         /// Its cause.
         trace: Trace,
     },
+    /// Show what an operation would make of a key before it is done; answered by [`Effect::Laid`] with its token.
+    Lay {
+        /// The caller's token.
+        token: u64,
+        /// The key.
+        key: Key,
+        /// Patch bytes as `paceline-query` writes them.
+        patch: Bytes,
+    },
+    /// The operation of a layer: it takes the layer's place. Answered as [`Input::Op`]; one that changes nothing takes the
+    /// layer back.
+    Commit {
+        /// The caller's token.
+        token: u64,
+        /// The layer.
+        layer: u64,
+        /// What it does to the key.
+        operation: Operation,
+        /// Its cause.
+        trace: Trace,
+    },
+    /// Take a layer back.
+    TakeBack(u64),
     /// A caller's mutation; answered by [`Effect::SubmitDone`] with its token.
     Submit {
         /// The caller's token.
@@ -112,6 +135,22 @@ pub enum Effect {
     Touch(Held),
     /// The key has no value any more.
     Clear(Key),
+    /// A key and the layers over it, to show together. All other changes of a key with layers come so.
+    ShowLayered {
+        /// The key.
+        key: Key,
+        /// Its value, the base.
+        held: Option<Held>,
+        /// The layers, the lowest first; none = the base alone from here on.
+        layers: Vec<Layer>,
+    },
+    /// A layer is shown here.
+    Laid {
+        /// The caller's token.
+        token: u64,
+        /// The layer's number in this session.
+        layer: u64,
+    },
     /// The state of a subscribed query to show.
     ShowState(Key, QueryState),
     /// Fetch; answered by [`Input::Fetched`].

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Effect, Hub, links::Slot, log::To};
 use crate::{
     follower::does_not_fit,
-    id::{Epoch, LinkId, Mark, Offset, OpId, SessionId, Trace},
+    id::{Epoch, Key, LinkId, Mark, Offset, OpId, SessionId, Trace},
     limits::{RING_FRAMES, VALUE_MAX},
     message::{Body, HeldOp, OpOutcome, Operation, ToSession},
 };
@@ -314,17 +314,20 @@ impl Hub {
     /// Whether the operation took effect in what this owner holds: in this reign, or in what it took over, which for a
     /// survivor's value only that survivor knows.
     pub(super) fn has_effect(&self, op: &HeldOp) -> bool {
-        if self.reign_ops.has(op.id) {
+        let of_no_value = matches!(op.operation, Operation::Invalidate { .. });
+        self.took_effect(op.id, op.operation.key()) || (of_no_value && self.ops.knows(op.id))
+    }
+
+    /// The same for an operation on the value of a key.
+    pub(super) fn took_effect(&self, id: OpId, key: &Key) -> bool {
+        if self.reign_ops.has(id) {
             return true;
         }
-        if self.complete || matches!(op.operation, Operation::Invalidate { .. }) {
-            let came_along = self.cache.get(op.operation.key()).is_some_and(|entry| entry.has_op(op.id));
-            return came_along || self.ops.knows(op.id);
-        }
-        match self.cache.get(op.operation.key()) {
-            None => false,
-            Some(entry) if entry.ops.is_some() => entry.has_op(op.id),
-            Some(_) => self.ops.knows(op.id),
+        match self.cache.get(key) {
+            Some(entry) if entry.has_op(id) => true,
+            Some(entry) if entry.ops.is_some() => self.complete && self.ops.knows(id),
+            Some(_) => self.ops.knows(id),
+            None => self.complete && self.ops.knows(id),
         }
     }
 

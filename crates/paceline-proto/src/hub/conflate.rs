@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     id::{Channel, Key, Offset, Position, Trace},
-    message::{Batch, Body, Frame, Gap, GapCause, HeldOp, Operation, Shared},
+    message::{Batch, Body, Frame, Gap, GapCause, HeldOp, Layered, Operation, Shared},
+    program::Features,
 };
 
 /// A stretch of the log in conflated form: (after, upto], in one or more batches of which only the last moves.
@@ -22,6 +23,8 @@ use crate::{
 pub(super) struct Round {
     pub(super) upto: Offset,
     keys: BTreeSet<Key>,
+    /// Those whose layers changed.
+    layered: BTreeSet<Key>,
     gaps: BTreeMap<Channel, Gap>,
     /// Operations without a value of their own.
     ops: BTreeMap<Offset, HeldOp>,
@@ -38,6 +41,10 @@ impl Round {
         match &frame.body {
             Body::Value(held) => self.key(&held.key, link),
             Body::Reset { key, .. } | Body::Removed { key } => self.key(key, link),
+            Body::Layers(layered) => {
+                self.key(&layered.key, link);
+                self.layered.insert(layered.key.clone());
+            }
             Body::Query { key, .. } => {
                 if link.keys.contains(key) {
                     self.states.insert(key.clone());
@@ -182,7 +189,7 @@ fn round_at(kept: &mut VecDeque<Item>, at: usize) -> Option<&mut Round> {
 /// The next batch of a round; the second is true when it was the last.
 pub(super) fn next_batch(
     round: &mut Round,
-    link_sent: Offset,
+    link: &Link,
     budget: usize,
     context: &Context<'_>,
 ) -> (Batch, Vec<Arc<Shared>>, bool) {
@@ -192,7 +199,9 @@ pub(super) fn next_batch(
     while bytes < budget
         && let Some(key) = round.keys.pop_first()
     {
-        for frame in latest(&key, link_sent, round.upto, context) {
+        let layered =
+            link.features.has(Features::LAYERS) && (round.layered.remove(&key) || context.layers.has(&key));
+        for frame in latest(&key, link.sent, round.upto, layered, context) {
             bytes += frame.size;
             frames.push(frame);
         }
@@ -213,8 +222,8 @@ pub(super) fn next_batch(
     }
     let header = Batch {
         epoch: context.epoch,
-        after: link_sent,
-        upto: if last { round.upto } else { link_sent },
+        after: link.sent,
+        upto: if last { round.upto } else { link.sent },
         positions: if last { std::mem::take(&mut round.positions).into_iter().collect() } else { Vec::new() },
         count: u32::try_from(frames.len()).unwrap_or(u32::MAX),
         ack_now: false,
@@ -224,12 +233,17 @@ pub(super) fn next_batch(
 }
 
 /// The value of a key as it is now, after the operations that made it.
-fn latest(key: &Key, sent: Offset, upto: Offset, context: &Context<'_>) -> Vec<Arc<Shared>> {
-    let Some(entry) = context.cache.get(key) else { return Vec::new() };
+fn latest(key: &Key, sent: Offset, upto: Offset, layered: bool, context: &Context<'_>) -> Vec<Arc<Shared>> {
+    let layers = || {
+        let layers = context.layers.of(key).to_vec();
+        single(upto, Body::Layers(Layered { key: key.clone(), layers }), None)
+    };
+    let Some(entry) = context.cache.get(key) else { return layered.then(layers).into_iter().collect() };
     let news = context.ops.of_key(key).filter(|(mark, _)| mark.epoch == context.epoch && mark.offset > sent);
     let mut frames: Vec<_> =
         news.map(|(mark, op)| single(mark.offset, Body::Nothing, Some(op.clone()))).collect();
     frames.push(single(upto, Body::Value(entry.held.clone()), None));
+    frames.extend(layered.then(layers));
     frames
 }
 

@@ -15,7 +15,7 @@ use crate::{
     id::{Channel, Key, LinkId, Mark, Offset, Position, Stream},
     limits::{INTEREST_MAX, KEY_MAX, SESSIONS_MAX},
     message::{Gap, GapCause, Hello, ToSession, Welcome},
-    program::Speaker,
+    program::{Features, Speaker},
     ring::Kept,
 };
 
@@ -119,6 +119,7 @@ impl Hub {
         link.offer.clear();
         link.applied = std::sync::Arc::default();
         link.archive = None;
+        link.laid.clear();
         link.declared = 0;
         // Not `last`: a delta is not to be trusted after a hole.
         link.had_private = true;
@@ -194,6 +195,7 @@ impl Hub {
             member.stood.clear();
         }
         self.take_settled_ids(slot, out);
+        self.layers_offered(slot, out);
         if delta {
             self.send_delta(slot, out);
         } else {
@@ -212,6 +214,9 @@ impl Hub {
             crate::message::Body::Value(held) => link.keys.contains(&held.key),
             crate::message::Body::Reset { key, .. } | crate::message::Body::Removed { key } => {
                 link.keys.contains(key)
+            }
+            crate::message::Body::Layers(layered) => {
+                link.features.has(Features::LAYERS) && link.keys.contains(&layered.key)
             }
             crate::message::Body::Event { stream, .. } => link.streams.contains(stream),
             crate::message::Body::Invalidate { .. }
@@ -485,6 +490,7 @@ impl Hub {
         if let Some(session) = self.links.get(slot).map(|link| link.session) {
             self.members.remove(session);
             self.unlink(slot, "it left", out);
+            self.layers_orphaned(session, out);
             self.offers_moved(out);
             self.collect_all(out);
         }

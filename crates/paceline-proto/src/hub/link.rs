@@ -158,6 +158,8 @@ pub(super) struct Link {
     /// Operations whose effect is in the values it offered.
     pub(super) applied: Arc<AppliedOps>,
     pub(super) archive: Option<OfferedArchive>,
+    /// Open layers of its own that it named while it offers.
+    pub(super) laid: BTreeSet<u64>,
     /// Resources declared.
     pub(super) declared: usize,
     pub(super) declaration: Declaration,
@@ -219,6 +221,7 @@ impl Link {
             waiting: (0, 0),
             applied: Arc::default(),
             archive: None,
+            laid: BTreeSet::new(),
             declared: 0,
             declaration: Declaration::new(hello.declared),
             ops_offered: BTreeSet::new(),

@@ -12,7 +12,7 @@ use crate::{
     event::Event,
     id::{Channel, Key, LinkId, Position, SessionId, Stream},
     message::{Body, Gap, Shared, ToSession},
-    program::ProtoRange,
+    program::{Features, ProtoRange},
     time::Time,
 };
 
@@ -195,6 +195,12 @@ impl Links {
             Body::Reset { key, .. } | Body::Removed { key } | Body::Query { key, .. } => {
                 interested(self.keys.get(key))
             }
+            Body::Layers(layered) => {
+                let mut targets = interested(self.keys.get(&layered.key));
+                targets
+                    .retain(|slot| self.get(*slot).is_some_and(|link| link.features.has(Features::LAYERS)));
+                targets
+            }
             Body::Event { stream, .. } => {
                 let mut targets = interested(self.streams.get(stream));
                 if let Some((channel, _)) = &frame.origin {
@@ -231,7 +237,8 @@ impl Hub {
     }
 
     /// The same without folding: the links whose queues passed their bound.
-    pub(super) fn queue_atom(&mut self, atom: Atom, out: &mut Vec<Effect>) -> BTreeSet<Slot> {
+    pub(super) fn queue_atom(&mut self, mut atom: Atom, out: &mut Vec<Effect>) -> BTreeSet<Slot> {
+        self.settle_layers(&mut atom);
         let appended = self.log.append(atom, self.now);
         let end = self.log.end();
         self.stats.frames += appended.len() as u64;

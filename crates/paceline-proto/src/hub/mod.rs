@@ -20,6 +20,7 @@ mod declared;
 mod heirs;
 mod inspect;
 mod join;
+mod layers;
 mod link;
 mod links;
 mod log;
@@ -47,7 +48,7 @@ use crate::{
     connection::Connection,
     id::{Channel, Epoch, Key, LinkId, Mark, Offset, Position, SessionId, Stream, Trace},
     limits::{OFFER_WAIT, PENDING_MAX, PING_INTERVAL},
-    message::{Body, Held, Member, Operation, Refusal, ToSession},
+    message::{Body, Held, Layer, Member, Operation, Refusal, ToSession},
     ops::{KeptOps, KnownOps},
     program::Program,
     ring::{Floor, Rings},
@@ -56,6 +57,7 @@ use crate::{
 use answers::{Answers, HeldBack};
 use cache::{AppliedOps, Basis, Cache, Entry, add_applied};
 use channels::{ChannelState, Mode};
+use layers::Layers;
 use links::Links;
 use log::{Log, To};
 use members::Members;
@@ -77,6 +79,7 @@ struct Context<'a> {
     connections: &'a BTreeMap<Arc<str>, Connection>,
     channels: &'a BTreeMap<Channel, ChannelState>,
     queries: &'a Queries,
+    layers: &'a Layers,
 }
 
 /// Counters since the reign began.
@@ -163,6 +166,7 @@ pub struct Hub {
     wants: Wants,
     submits: Submits,
     queries: Queries,
+    layers: Layers,
     /// Who asked for a handover.
     promotes: Vec<(LinkId, u64)>,
     drain: Option<Drain>,
@@ -220,6 +224,7 @@ impl Hub {
             wants: Wants::default(),
             submits: Submits::default(),
             queries: Queries::default(),
+            layers: Layers::default(),
             promotes: Vec::new(),
             drain: None,
             heirs_wait: false,
@@ -283,6 +288,7 @@ impl Hub {
                 self.wants.wait(mark, op, self.owner);
             }
         }
+        self.take_over_layers(carried.layers);
         self.connections = carried.connections.into_iter().map(|c| (c.upstream.clone(), c)).collect();
     }
 
@@ -387,6 +393,11 @@ impl Hub {
         self.cache.len()
     }
 
+    /// The layers over keys, the lowest first.
+    pub fn layers(&self) -> impl Iterator<Item = (&Key, &[Layer])> {
+        self.layers.iter()
+    }
+
     /// Where the channels stand.
     pub fn positions(&self) -> impl Iterator<Item = (&Channel, Option<&Position>)> {
         self.channels.iter().map(|(channel, state)| (channel, state.position.as_ref()))
@@ -444,6 +455,7 @@ impl Hub {
             rings: self.rings.floors(),
             ops: self.ops.iter().map(|(mark, op)| (mark, op.clone())).collect(),
             applied: self.ops.applied(),
+            layers: self.layers.carry(),
             connections: self.connections.values().cloned().collect(),
         }
     }
@@ -489,6 +501,7 @@ impl Hub {
     fn member_dead(&mut self, session: SessionId, out: &mut Vec<Effect>) {
         // Its lock may have been looked at before it came back.
         if self.members.link_of(session).is_none() && self.members.remove(session) {
+            self.layers_orphaned(session, out);
             self.offers_moved(out);
             self.collect_all(out);
         }

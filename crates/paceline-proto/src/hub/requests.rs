@@ -154,6 +154,8 @@ impl Hub {
             ToHub::Kit(kit) => self.kit_ready(slot, kit)?,
             ToHub::Took(epoch) => self.took(slot, epoch, out),
             ToHub::Close => self.leave(slot, out),
+            ToHub::Layers(layered) => self.layers_came(slot, layered, out)?,
+            ToHub::TakeBack(layers) => self.take_back(slot, layers, out)?,
             ToHub::Seen { asker, id, seen } => self.seen(asker, id, seen, out),
         }
         Ok(())
@@ -261,6 +263,7 @@ impl Hub {
             Ask::Conflicts => Answer::Conflicts(self.conflicts()),
             Ask::Keys { after } => self.keys_after(after.as_ref()),
             Ask::Stats => Answer::Stats(self.reign_stats()),
+            Ask::Layers { after } => self.layered_after(after.as_ref()),
             Ask::Look { at, look } => match self.look(slot, id, at, look, out) {
                 Some(refused) => refused,
                 None => return,
@@ -365,6 +368,7 @@ impl Hub {
             self.tell_session(id.session, ToSession::SubmitDone { id, outcome }, out);
         }
         self.take_held_back(out);
+        self.resume_layers(out);
         self.answer_waiting_ops(out);
         self.choose_heirs(out);
     }

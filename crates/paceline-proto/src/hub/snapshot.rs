@@ -3,13 +3,14 @@
 
 use std::collections::VecDeque;
 
-use super::{Context, cache::Entry, link::Link};
+use super::{Context, link::Link};
 use crate::{
     connection::Connection,
     fetch::QueryState,
     id::{Channel, Key, Mark, Offset, Position},
     limits::CHUNK_ITEMS,
-    message::{Applied, HeldOp, Snapshot, SnapshotEnd},
+    message::{Applied, HeldOp, Layered, Snapshot, SnapshotEnd},
+    program::Features,
     ring::Kept,
 };
 
@@ -44,6 +45,8 @@ pub(super) struct Job {
     pub(super) positions: Vec<(Channel, Position)>,
     pub(super) rings: Vec<(Channel, Option<Position>)>,
     pub(super) applied: Vec<Applied>,
+    /// Layers over the keys of the last chunk, which are sent next.
+    pub(super) layers: Vec<Layered>,
 }
 
 impl Job {
@@ -62,7 +65,15 @@ impl Job {
             positions: Vec::new(),
             rings: Vec::new(),
             applied: Vec::new(),
+            layers: Vec::new(),
         }
+    }
+
+    /// Layers that go with the values of the chunk before, and their size.
+    pub(super) fn take_layers(&mut self) -> Option<(Vec<Layered>, usize)> {
+        let layers = std::mem::take(&mut self.layers);
+        let bytes = layers.iter().map(Layered::size).sum();
+        (!layers.is_empty()).then_some((layers, bytes))
     }
 
     /// The next chunk and its size; its `end` is set in the last one.
@@ -84,16 +95,23 @@ impl Job {
             }
             fits
         };
-        while let Some(entry) = self.next_value(link, context) {
-            if !take(64 + entry.held.size()) {
+        let layered = link.features.has(Features::LAYERS);
+        while let Some(key) = self.next_key(link, context) {
+            let entry = context.cache.get(&key);
+            // Read with the value: a layer and the effect of its operation never go out together.
+            let layers = if layered { context.layers.of(&key) } else { &[] };
+            let layers = (!layers.is_empty()).then(|| Layered { key: key.clone(), layers: layers.to_vec() });
+            let size = entry.map_or(0, |entry| 64 + entry.held.size());
+            if !take(size + layers.as_ref().map_or(0, Layered::size)) {
                 return (chunk, bytes);
             }
-            self.cursor = Some(entry.held.key.clone());
             if let Keys::List(keys) = &mut self.keys {
                 keys.pop_front();
             }
-            chunk.held.push(entry.held.clone());
-            self.ops.extend(context.ops.of_key(&entry.held.key).map(|(mark, op)| (mark, op.clone())));
+            chunk.held.extend(entry.map(|entry| entry.held.clone()));
+            self.layers.extend(layers);
+            self.ops.extend(context.ops.of_key(&key).map(|(mark, op)| (mark, op.clone())));
+            self.cursor = Some(key);
         }
         self.keys = Keys::None;
         while let Some(kept) = self.kept.front() {
@@ -121,7 +139,7 @@ impl Job {
             }
             chunk.states.extend(self.states.pop());
         }
-        if items > 0 && !self.applied.is_empty() {
+        if !self.layers.is_empty() || (items > 0 && !self.applied.is_empty()) {
             // The numbers of all applied operations may be long: they get a chunk of their own.
             return (chunk, bytes);
         }
@@ -135,22 +153,27 @@ impl Job {
         (chunk, bytes)
     }
 
-    fn next_value<'a>(&mut self, link: &Link, context: &Context<'a>) -> Option<&'a Entry> {
+    /// The next key with a value or with layers.
+    fn next_key(&mut self, link: &Link, context: &Context<'_>) -> Option<Key> {
+        let known = |key: &Key| context.cache.get(key).is_some() || context.layers.has(key);
         match &mut self.keys {
             Keys::None => None,
-            Keys::All => context.cache.next(self.cursor.as_ref()),
+            Keys::All => {
+                let value = context.cache.next(self.cursor.as_ref()).map(|entry| &entry.held.key);
+                value.into_iter().chain(context.layers.next(self.cursor.as_ref())).min().cloned()
+            }
             Keys::Interest => {
                 use std::ops::Bound;
                 let lower = self.cursor.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-                let rest = link.keys.range::<Key, _>((lower, Bound::Unbounded));
-                rest.filter_map(|key| context.cache.get(key)).next()
+                let mut rest = link.keys.range::<Key, _>((lower, Bound::Unbounded));
+                rest.find(|key| known(key)).cloned()
             }
             Keys::List(keys) => loop {
                 let key = keys.front()?;
-                match context.cache.get(key) {
-                    Some(entry) => return Some(entry),
-                    None => drop(keys.pop_front()),
+                if known(key) {
+                    return Some(key.clone());
                 }
+                keys.pop_front();
             },
         }
     }

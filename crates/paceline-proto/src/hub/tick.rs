@@ -36,6 +36,8 @@ impl Hub {
     pub(super) fn tick(&mut self, out: &mut Vec<Effect>) {
         self.drop_stuck(out);
         let silent = self.members.expire(self.now);
+        silent.iter().for_each(|session| self.layers_orphaned(*session, out));
+        self.expire_layers(out);
         if !silent.is_empty() {
             self.offers_moved(out);
             self.collect_all(out);

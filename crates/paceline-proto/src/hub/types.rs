@@ -9,8 +9,8 @@ use crate::{
     event::Event,
     id::{Channel, Epoch, Key, LinkId, Mark, MutationId, Place, Position, SessionId, Stream, Trace, Version},
     message::{
-        Applied, Batch, Change, Held, HeldOp, Hello, KitAddress, Member, Shared, Submit, SubmitOutcome,
-        ToHub, ToSession,
+        Applied, Batch, Change, Held, HeldOp, Hello, KitAddress, Layered, Member, Shared, Submit,
+        SubmitOutcome, ToHub, ToSession,
     },
     program::Program,
 };
@@ -73,6 +73,8 @@ pub struct Carried {
     pub ops: Vec<(Mark, HeldOp)>,
     /// Operations known to be applied, those no longer kept included.
     pub applied: Vec<Applied>,
+    /// Layers as the owner told them, of keys that the session followed.
+    pub layers: Vec<Layered>,
     /// Upstream connections as last heard.
     pub connections: Vec<Connection>,
 }

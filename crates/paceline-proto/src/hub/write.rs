@@ -28,6 +28,7 @@ impl Hub {
             connections: &self.connections,
             channels: &self.channels,
             queries: &self.queries,
+            layers: &self.layers,
         };
         let link = self.links.get_mut(slot)?;
         if link.writing.is_some() {
@@ -95,6 +96,10 @@ impl Link {
                     self.queue.push_front(Item::Job(job));
                     return (Some(self.batch(at, Vec::new(), false, context)), 64);
                 }
+                if let Some((layers, bytes)) = job.take_layers() {
+                    self.queue.push_front(Item::Job(job));
+                    return (Some(Part::Message(ToSession::Layers(layers))), bytes);
+                }
                 let (chunk, bytes) = job.next_chunk(self, budget, context);
                 if chunk.end.is_none() {
                     self.queue.push_front(Item::Job(job));
@@ -104,7 +109,7 @@ impl Link {
                 (Some(Part::Message(ToSession::Snapshot(chunk))), bytes)
             }
             Item::Round(mut round) => {
-                let (header, frames, last) = next_batch(&mut round, self.sent, budget, context);
+                let (header, frames, last) = next_batch(&mut round, self, budget, context);
                 if last {
                     self.sent = round.upto;
                     self.told.extend(header.positions.iter().cloned());
@@ -212,6 +217,7 @@ fn message_size(message: &ToSession) -> usize {
         ToSession::Answer { answer: crate::message::Answer::Members(members), .. } => members.len() * 64,
         ToSession::Answer { answer: crate::message::Answer::Seen(seen), .. } => seen.size(),
         ToSession::Answer { answer: crate::message::Answer::Fetched(fetched), .. } => fetched.size(),
+        ToSession::Layers(layered) => layered.iter().map(crate::message::Layered::size).sum(),
         ToSession::Fetch(request) => 64 + request.key.0.len(),
         ToSession::Conflicts(conflicts)
         | ToSession::Answer { answer: crate::message::Answer::Conflicts(conflicts), .. } => {
@@ -235,6 +241,7 @@ fn message_size(message: &ToSession) -> usize {
         | ToSession::CancelFetch(_)
         | ToSession::WantItems
         | ToSession::Look { .. }
+        | ToSession::NoRoom(_)
         | ToSession::ArchiveHeld => 64,
     }
 }

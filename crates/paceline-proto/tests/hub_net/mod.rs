@@ -86,6 +86,10 @@ pub struct Node {
     /// What the transport holds meanwhile.
     stuck: Option<Vec<Part>>,
     pub shown: BTreeMap<Key, Bytes>,
+    /// What was shown of keys with layers, one after another.
+    pub folded: Vec<(Key, String)>,
+    /// Layers by the tokens of their callers.
+    pub laid: BTreeMap<u64, u64>,
     pub delivered: Vec<String>,
     pub gaps: Vec<Gap>,
     pub ops: Vec<(u64, OpOutcome)>,
@@ -123,6 +127,8 @@ impl Node {
             blocked: false,
             stuck: None,
             shown: BTreeMap::new(),
+            folded: Vec::new(),
+            laid: BTreeMap::new(),
             delivered: Vec::new(),
             gaps: Vec::new(),
             ops: Vec::new(),
@@ -316,6 +322,18 @@ impl Net {
                 follower::Effect::Clear(key) => {
                     node.shown.remove(&key);
                 }
+                follower::Effect::ShowLayered { key, held, layers } => {
+                    let value = layers.iter().fold(held.map(|held| held.value), |below, layer| {
+                        Append.fold(below.as_deref(), &layer.patch).ok().or(below)
+                    });
+                    let text = String::from_utf8(value.clone().unwrap_or_default().to_vec()).unwrap();
+                    node.folded.push((key.clone(), text));
+                    match value {
+                        Some(value) => drop(node.shown.insert(key, value)),
+                        None => drop(node.shown.remove(&key)),
+                    }
+                }
+                follower::Effect::Laid { token, layer } => drop(node.laid.insert(token, layer)),
                 follower::Effect::Deliver(event) => {
                     node.delivered.push(String::from_utf8(event.data.to_vec()).unwrap());
                 }
@@ -366,6 +384,37 @@ impl Net {
 
     pub fn merge_op(&mut self, id: u64, name: &str, patch: &str) -> u64 {
         self.op(id, Operation::Merge { key: key(name), patch: text(patch) })
+    }
+
+    /// Lays a layer over a key; returns its number.
+    pub fn lay(&mut self, id: u64, name: &str, patch: &str) -> u64 {
+        let token = self.node(id).token();
+        self.follower_in(id, follower::Input::Lay { token, key: key(name), patch: text(patch) });
+        self.node(id).laid[&token]
+    }
+
+    /// Makes the patch of a layer permanent.
+    pub fn commit(&mut self, id: u64, layer: u64, name: &str, patch: &str) -> u64 {
+        let operation = Operation::Merge { key: key(name), patch: text(patch) };
+        self.commit_as(id, layer, operation)
+    }
+
+    pub fn commit_as(&mut self, id: u64, layer: u64, operation: Operation) -> u64 {
+        let token = self.node(id).token();
+        self.follower_in(id, follower::Input::Commit { token, layer, operation, trace: Trace::NONE });
+        token
+    }
+
+    pub fn take_back(&mut self, id: u64, layer: u64) {
+        self.follower_in(id, follower::Input::TakeBack(layer));
+    }
+
+    /// The layers over a key as the owner knows them: session and patch.
+    pub fn layers(&self, name: &str) -> Vec<(u64, String)> {
+        let layers = self.hub().carry().layers;
+        let over = layers.into_iter().filter(|of| of.key == key(name)).flat_map(|of| of.layers);
+        over.map(|layer| (layer.id.session.0 as u64, String::from_utf8(layer.patch.to_vec()).unwrap()))
+            .collect()
     }
 
     pub fn outcome(&mut self, id: u64, token: u64) -> Option<OpOutcome> {
