@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use paceline_proto::{
     follower,
     id::{Epoch, Key, Mark, MutationId, SessionId, Stream},
@@ -138,6 +139,15 @@ pub enum Fact {
         session: SessionId,
         /// The value.
         held: Held,
+    },
+    /// A key was shown with its layers.
+    Layered {
+        /// The session.
+        session: SessionId,
+        /// The key.
+        key: Key,
+        /// What its user sees.
+        value: Bytes,
     },
     /// A key lost its value.
     Cleared {

@@ -45,11 +45,15 @@ pub enum Mutant {
     ResetNotRemembered,
     /// A build claims over stores that it cannot read.
     OldBuildOverNewerStore,
+    /// A session does not tell its next owner which of its layers are open.
+    LayersNotToldAnew,
+    /// Followers are not told that layers have gone.
+    LayersStay,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::FenceWithoutSecondHalf,
         Self::FenceHalvesSwapped,
         Self::ClaimsCollectedDescending,
@@ -71,5 +75,7 @@ impl Mutant {
         Self::ConflationDropsOperationIds,
         Self::ResetNotRemembered,
         Self::OldBuildOverNewerStore,
+        Self::LayersNotToldAnew,
+        Self::LayersStay,
     ];
 }

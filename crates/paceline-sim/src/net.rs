@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use paceline_proto::{
     id::Nonce,
-    message::{ToHub, ToSession},
+    message::{Layered, ToHub, ToSession},
     time::Time,
 };
 
@@ -237,9 +237,11 @@ pub fn size_up(message: &ToHub) -> usize {
         ToHub::Subscribe { keys, streams } | ToHub::Unsubscribe { keys, streams } => {
             16 + (keys.len() + streams.len()) * 24
         }
+        ToHub::Layers(layered) => 16 + layered.iter().map(Layered::size).sum::<usize>(),
         ToHub::Hello(_) => 160,
         ToHub::Items { items, .. } => 16 + items.len() * 64,
         ToHub::Ack(_)
+        | ToHub::TakeBack(_)
         | ToHub::Resync
         | ToHub::Ask { .. }
         | ToHub::Presence(_)
@@ -264,6 +266,7 @@ pub fn size_down(message: &ToSession) -> usize {
         ToSession::Welcome(_) => 96,
         ToSession::Applied(applied) => 16 + applied.len() * 48,
         ToSession::WantKeys(keys) => 16 + keys.len() * 24,
+        ToSession::Layers(layered) => 16 + layered.iter().map(Layered::size).sum::<usize>(),
         ToSession::Busy { .. }
         | ToSession::Refused(_)
         | ToSession::Batch(_)
@@ -281,6 +284,7 @@ pub fn size_down(message: &ToSession) -> usize {
         | ToSession::Close
         | ToSession::Fetch(_)
         | ToSession::CancelFetch(_)
+        | ToSession::NoRoom(_)
         | ToSession::ArchiveHeld => 48,
     }
 }

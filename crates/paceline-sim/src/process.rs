@@ -264,6 +264,10 @@ pub(crate) struct Caller {
     pub waiting: BTreeMap<u64, Waiting>,
     pub keys: BTreeSet<Key>,
     pub streams: BTreeSet<Stream>,
+    /// Layers asked for and not laid yet, by token.
+    pub laying: BTreeMap<u64, Key>,
+    /// Open layers by their number: the token in the patch, and the key.
+    pub layers: BTreeMap<u64, (u64, Key)>,
     /// Values shown, by key.
     pub shown: BTreeMap<Key, Bytes>,
     /// The last event of each stream.

@@ -105,6 +105,8 @@ pub struct Scenario {
     pub submits: bool,
     /// Sessions set, merge and invalidate.
     pub operations: bool,
+    /// Sessions lay optimistic layers, and commit or take them back.
+    pub layers: bool,
     /// Sessions change their subscriptions.
     pub resubscribe: bool,
     /// Mean milliseconds between two faults; 0 = none.
@@ -153,6 +155,7 @@ const CALM: Scenario = Scenario {
     work_ms: 40,
     submits: true,
     operations: true,
+    layers: false,
     resubscribe: true,
     fault_ms: 0,
     faults: Faults {
@@ -348,6 +351,35 @@ impl Scenario {
         }
     }
 
+    /// Optimistic layers while their sessions, owners and heirs die, freeze, leave and hand over.
+    pub fn layers() -> Self {
+        let faults = Faults {
+            kill: 200,
+            kill_owner: 300,
+            kill_heirs: 60,
+            stop: 80,
+            stop_owner: 80,
+            leave: 80,
+            promote: 80,
+            cut: 120,
+            slow_reader: 40,
+            ..CALM.faults
+        };
+        Self {
+            name: "layers",
+            sessions: 5,
+            feeds: Vec::new(),
+            submits: false,
+            layers: true,
+            work_ms: 8,
+            fault_ms: 350,
+            faults,
+            stop_ms: 14_000,
+            point_kill: 2,
+            ..CALM
+        }
+    }
+
     /// Followers that read slowly or not at all while much is published.
     pub fn slow_readers() -> Self {
         let faults = Faults { slow_reader: 400, burst: 400, kill_owner: 100, stop: 50, ..CALM.faults };
@@ -432,6 +464,7 @@ impl Scenario {
             Self::power(),
             Self::lost_claims(),
             Self::operations(),
+            Self::layers(),
             Self::slow_readers(),
             Self::builds(),
         ]

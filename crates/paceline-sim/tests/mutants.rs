@@ -140,3 +140,13 @@ fn every_mutant_has_its_test() {
         assert!(source.contains(&format!("caught(Mutant::{mutant:?},")), "{mutant:?} has no test");
     }
 }
+
+#[test]
+fn layers_not_told_anew() {
+    caught(Mutant::LayersNotToldAnew, &Scenario::layers(), 0, &["liveness"]);
+}
+
+#[test]
+fn layers_stay() {
+    caught(Mutant::LayersStay, &Scenario::layers(), 0, &["liveness"]);
+}

@@ -8,7 +8,7 @@ use paceline_sim::{Counters, Scenario};
 
 /// Seeds of each scenario where nothing else is asked for.
 const QUICK: u64 = 200;
-const SCENARIOS: u64 = 10;
+const SCENARIOS: u64 = 11;
 /// Seeds of a scenario in which what happens in one seed of a hundred must happen.
 const MANY: u64 = 1_000;
 
@@ -48,6 +48,20 @@ fn chaos() {
             "kit_failed_disk_full",
             "reign_handed_over",
             "stale_frames_echoed",
+        ],
+    );
+}
+
+#[test]
+fn layers() {
+    batch(
+        &Scenario::layers(),
+        &[
+            "layer_committed",
+            "layer_taken_back",
+            "layers_taken_back",
+            "reign_over_dead",
+            "usurped_while_alive",
         ],
     );
 }

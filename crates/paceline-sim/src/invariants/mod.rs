@@ -9,6 +9,7 @@ mod i3;
 mod i4;
 mod i7;
 mod i8;
+mod layers;
 mod volatile;
 
 use std::{
@@ -74,6 +75,7 @@ impl Default for Invariants {
             Box::new(i10::SyncedMeansSubscribed),
             Box::new(i11::EveryEventOnceInOrder::default()),
             Box::new(volatile::HeldOperationsSurvive),
+            Box::new(layers::NothingTwice),
             Box::new(builds::OwnersReadWhatTheyFind),
         ])
     }

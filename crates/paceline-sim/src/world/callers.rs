@@ -88,6 +88,7 @@ impl World {
         let Some(pid) = self.somebody() else { return };
         let drawn = self.random.below(100);
         match drawn {
+            0..50 if self.scenario.layers => self.layer(pid),
             0..40 if self.scenario.submits => self.submit(pid),
             40..80 if self.scenario.operations => self.operate(pid),
             80..95 if self.scenario.resubscribe => self.resubscribe(pid),
@@ -137,6 +138,34 @@ impl World {
         );
     }
 
+    /// Ends the oldest layer of the session, or lays another.
+    fn layer(&mut self, pid: Pid) {
+        let (token, drawn) = (self.token(), self.random.below(100));
+        let key = data::merge_key(self.random.below(data::MERGE_KEYS));
+        let Some(process) = self.live(pid) else { return };
+        let patch = |token: u64| Bytes::copy_from_slice(&token.to_be_bytes());
+        let input = match process.caller.layers.first_entry().filter(|_| drawn < 60) {
+            Some(open) => {
+                let (layer, (mark, key)) = open.remove_entry();
+                if drawn < 30 {
+                    process.caller.waiting.insert(token, Waiting::Operation { mark: Some(mark) });
+                    let operation = Operation::Merge { key, patch: patch(mark) };
+                    self.counters.add("layer_committed");
+                    Input::Commit { token, layer, operation, trace: Trace::NONE }
+                } else {
+                    self.counters.add("layer_taken_back");
+                    Input::TakeBack(layer)
+                }
+            }
+            None => {
+                process.caller.laying.insert(token, key.clone());
+                self.counters.add("layer_laid");
+                Input::Lay { token, key, patch: patch(token) }
+            }
+        };
+        self.mail_follower(pid, FollowerMail::In(Box::new(input)));
+    }
+
     fn resubscribe(&mut self, pid: Pid) {
         let keys: Vec<_> = self.feeds.iter().flat_map(|feed| feed.keys.clone()).collect();
         let streams: Vec<_> = self.feeds.iter().flat_map(|feed| feed.streams.clone()).collect();
@@ -177,6 +206,27 @@ impl World {
                 }
                 self.tell(&Fact::Shown { session, held });
             }
+            Effect::ShowLayered { key, held, layers } => {
+                let base = held.as_ref().map(|held| &*held.value);
+                let patches = layers.iter().map(|layer| &*layer.patch);
+                let value = Bytes::from(base.into_iter().chain(patches).collect::<Vec<_>>().concat());
+                let caller = &mut process.caller;
+                if (base.is_none() && layers.is_empty()) || !caller.keys.contains(&key) {
+                    caller.shown.remove(&key);
+                } else {
+                    caller.shown.insert(key.clone(), value.clone());
+                }
+                self.tell(&match held {
+                    Some(held) => Fact::Shown { session, held },
+                    None => Fact::Cleared { session, key: key.clone() },
+                });
+                self.tell(&Fact::Layered { session, key, value });
+            }
+            Effect::Laid { token, layer } => {
+                if let Some(key) = process.caller.laying.remove(&token) {
+                    process.caller.layers.insert(layer, (token, key));
+                }
+            }
             Effect::Clear(key) => {
                 process.caller.shown.remove(&key);
                 self.tell(&Fact::Cleared { session, key });
@@ -188,6 +238,7 @@ impl World {
             Effect::SubmitDone { token, seq, outcome } => self.submit_done(pid, token, seq, &outcome),
             Effect::Answered { token, .. } | Effect::Overloaded { token } => {
                 process.caller.waiting.remove(&token);
+                process.caller.laying.remove(&token);
             }
             // No caller of this world declares resources: no engine runs in it.
             Effect::Touch(_)

@@ -77,6 +77,8 @@ impl World {
             Effect::Send(message) => self.send_from_follower(pid, message),
             Effect::Show(_)
             | Effect::Clear(_)
+            | Effect::ShowLayered { .. }
+            | Effect::Laid { .. }
             | Effect::Touch(_)
             | Effect::ShowState(..)
             | Effect::Fetch { .. }

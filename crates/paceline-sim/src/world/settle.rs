@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use bytes::Bytes;
 use paceline_proto::{
     election::Role,
-    id::{Key, LinkId, Stream},
+    hub::Hub,
+    id::{Key, LinkId, OpId, Stream},
     message::{Rank, ToHub},
 };
 
@@ -21,6 +23,18 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(250);
 /// The last words of the feeds are repeated when they did not settle things for so long.
 const REPEAT: Duration = Duration::from_secs(3);
+
+/// What everybody should see of a key.
+fn with_layers(hub: &Hub, key: &Key) -> Option<Bytes> {
+    let over = hub.layers().find(|(of, _)| *of == key).map_or(&[][..], |(_, layers)| layers);
+    let held = hub.get(key).map(|held| held.value.clone());
+    if over.is_empty() {
+        return held;
+    }
+    let mut value = held.unwrap_or_default().to_vec();
+    over.iter().for_each(|layer| value.extend_from_slice(&layer.patch));
+    Some(value.into())
+}
 
 impl World {
     pub(super) fn heal(&mut self) {
@@ -142,10 +156,17 @@ impl World {
     fn unrest_of_data(&self) -> Option<String> {
         let owner = self.settled_owner()?;
         let hub = &owner.owned.as_ref()?.machine;
+        let known: BTreeSet<OpId> =
+            hub.layers().flat_map(|(_, layers)| layers).map(|layer| layer.id).collect();
+        let open: BTreeSet<OpId> =
+            self.living().flat_map(|process| process.follower.open_layers()).map(|(id, _)| id).collect();
+        if known != open {
+            return Some(format!("the hub knows the layers {known:?}, the living have {open:?} open"));
+        }
         for process in self.living() {
             for key in &process.caller.keys {
-                let (shown, held) = (process.caller.shown.get(key), hub.get(key));
-                if shown != held.map(|held| &held.value) {
+                let (shown, held) = (process.caller.shown.get(key), with_layers(hub, key));
+                if shown != held.as_ref() {
                     return Some(format!(
                         "{} shows {key:?} as {shown:?}, the hub holds {held:?}",
                         process.pid.0

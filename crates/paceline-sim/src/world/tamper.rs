@@ -40,6 +40,12 @@ impl World {
                 _ => {}
             }
         }
+        if self.is(Mutant::LayersNotToldAnew)
+            && let ToHub::Layers(layered) = &mut message
+        {
+            // A layer that has a place was told before.
+            layered.retain(|of| of.layers.iter().all(|layer| layer.at == Mark::ZERO));
+        }
         vec![message]
     }
 
@@ -81,6 +87,7 @@ impl World {
     pub(super) fn tamper_parts(&mut self, pid: Pid, link: LinkId, parts: Vec<Part>) -> Vec<Part> {
         match self.mutant {
             Some(Mutant::NoGap) => parts.into_iter().map(without_gaps).collect(),
+            Some(Mutant::LayersStay) => parts.into_iter().map(without_last_layers).collect(),
             Some(Mutant::ConflationDropsOperationIds) => {
                 parts.into_iter().map(without_operation_ids).collect()
             }
@@ -187,6 +194,17 @@ fn without_gaps(part: Part) -> Part {
         }
         Part::Message(_) => part,
     }
+}
+
+fn without_last_layers(part: Part) -> Part {
+    let Part::Batch { header, frames } = part else { return part };
+    let kept = |shared: Arc<Shared>| match &shared.frame.body {
+        Body::Layers(layered) if layered.layers.is_empty() => {
+            Shared::new(Frame { body: Body::Nothing, ..shared.frame.clone() })
+        }
+        _ => shared,
+    };
+    Part::Batch { header, frames: frames.into_iter().map(kept).collect() }
 }
 
 fn without_operation_ids(part: Part) -> Part {
