@@ -66,6 +66,14 @@ fn session_row(info: &SessionInfo, last: u64) -> Vec<Cell> {
 pub async fn queries(settings: &Settings, ui: &Ui) -> Result<(), Failure> {
     let joined = group::join(settings, "paceline queries", Absent::Fail, ui).await?;
     let keys = group::answer(settings, joined.session.group().keys()).await?;
+    let layers = match group::answer(settings, joined.session.group().layers()).await {
+        Ok(layers) => Some(layers),
+        // The primary's build knows none.
+        Err(Failure::Refused(_)) => None,
+        Err(failure) => return Err(failure),
+    };
+    let over =
+        |key| layers.as_ref().map(|all| all.iter().find(|(of, _)| of == key).map_or(0, |(_, count)| *count));
     let epoch = joined.lead().map_or(0, |lead| lead.epoch.0);
     let queries: Vec<document::Query> = keys
         .iter()
@@ -77,6 +85,7 @@ pub async fn queries(settings: &Settings, ui: &Ui) -> Result<(), Failure> {
                 stale: info.invalidated,
                 version: version(Some(&info.place.version)),
                 subscribers: info.subscribers,
+                layers: over(&info.key),
                 epoch: info.place.mark.epoch.0,
                 offset: info.place.mark.offset.0,
             })
@@ -86,7 +95,7 @@ pub async fn queries(settings: &Settings, ui: &Ui) -> Result<(), Failure> {
         ui.document(&document(document::Queries { group: settings.group.to_string(), epoch, queries }))?;
     } else {
         let rows: Vec<Vec<Cell>> = queries.iter().map(query_row).collect();
-        ui.table(&["KEY", "BYTES", "STATE", "VERSION", "SUBSCRIBERS", "SET AT"], &rows)?;
+        ui.table(&["KEY", "BYTES", "STATE", "VERSION", "SUBSCRIBERS", "LAYERS", "SET AT"], &rows)?;
     }
     joined.leave().await;
     Ok(())
@@ -105,6 +114,7 @@ fn query_row(query: &document::Query) -> Vec<Cell> {
         state,
         Cell::new(version),
         Cell::new(query.subscribers.to_string()),
+        Cell::new(query.layers.map_or_else(|| "-".to_owned(), |count| count.to_string())),
         Cell::new(format!("{}/{}", query.epoch, query.offset)),
     ]
 }

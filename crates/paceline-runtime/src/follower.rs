@@ -37,7 +37,7 @@ use crate::{
     fetcher::FetcherIn,
     hub::{BeginReign, HubIn},
     link::{Outbound, Progress},
-    shell::{Business, Describe, Io},
+    shell::{Business, Describe, Io, Mail},
     thread::Seat,
     trace::Record,
 };
@@ -74,6 +74,12 @@ pub(crate) enum FollowerIn {
     UnsubscribeStream(Stream),
     /// A caller's operation.
     Op { operation: Operation, reply: oneshot::Sender<Option<OpOutcome>> },
+    /// A caller's layer; answered when it is shown here.
+    Lay { key: Key, patch: Bytes, laid: Laid, reply: oneshot::Sender<Option<Result<Laid, String>>> },
+    /// The operation of a layer.
+    Commit { layer: u64, operation: Operation, reply: oneshot::Sender<Option<OpOutcome>> },
+    /// A layer is taken back, unless it is being committed.
+    TakeBack(u64),
     /// A caller's mutation.
     Submit { hash: [u8; 16], payload: Bytes, reply: oneshot::Sender<Option<(u64, SubmitOutcome)>> },
     /// A caller's question.
@@ -122,6 +128,9 @@ impl Describe for FollowerIn {
             Self::SubscribeStream(_) => "subscribe_stream",
             Self::UnsubscribeStream(_) => "unsubscribe_stream",
             Self::Op { .. } => "op",
+            Self::Lay { .. } => "lay",
+            Self::Commit { .. } => "commit",
+            Self::TakeBack(_) => "take_back",
             Self::Submit { .. } => "submit",
             Self::Ask { .. } => "ask",
             Self::Fetched { .. } => "fetched",
@@ -134,8 +143,40 @@ impl Describe for FollowerIn {
     fn key(&self) -> Option<&Key> {
         match self {
             Self::Subscribe(key) | Self::Unsubscribe(key) => Some(key),
-            Self::Op { operation, .. } => Some(operation.key()),
+            Self::Op { operation, .. } | Self::Commit { operation, .. } => Some(operation.key()),
+            Self::Lay { key, .. } => Some(key),
             _ => None,
+        }
+    }
+}
+
+/// A layer that this session laid. Dropping it takes it back, wherever it gets lost, unless it ended or is being committed.
+pub struct Laid {
+    /// Its number in this session, once it has one.
+    number: Option<u64>,
+    follower: Mail<FollowerIn>,
+}
+
+impl std::fmt::Debug for Laid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Laid").field(&self.number).finish()
+    }
+}
+
+impl Laid {
+    pub(crate) fn new(follower: Mail<FollowerIn>) -> Self {
+        Self { number: None, follower }
+    }
+
+    pub(crate) fn number(&self) -> Option<u64> {
+        self.number
+    }
+}
+
+impl Drop for Laid {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.follower.tell(FollowerIn::TakeBack(number), Trace::NONE);
         }
     }
 }
@@ -150,6 +191,7 @@ enum Link {
 /// A caller that waits.
 enum Caller {
     Op(oneshot::Sender<Option<OpOutcome>>),
+    Lay(Laid, oneshot::Sender<Option<Result<Laid, String>>>),
     Submit(oneshot::Sender<Option<(u64, SubmitOutcome)>>),
     Ask(oneshot::Sender<Option<Answer>>),
 }
@@ -228,6 +270,15 @@ impl FollowerBusiness {
             Effect::Send(message) => self.send(message, io),
             Effect::Show(held) => self.seat.replica.show(&held),
             Effect::Touch(held) => self.seat.replica.touch(&held),
+            Effect::ShowLayered { key, held, layers } => {
+                self.seat.replica.show_layered(&key, held.as_ref(), &layers);
+            }
+            Effect::Laid { token, layer } => {
+                if let Some(Caller::Lay(mut laid, reply)) = self.callers.remove(&token) {
+                    laid.number = Some(layer);
+                    drop(reply.send(Some(Ok(laid))));
+                }
+            }
             Effect::ShowState(key, state) => self.seat.replica.show_state(&key, state),
             Effect::Clear(key) => self.seat.replica.clear(&key),
             Effect::Fetch { epoch, request } => {
@@ -256,9 +307,13 @@ impl FollowerBusiness {
                 }
             }
             Effect::OpDone { token, outcome } => {
-                if let Some(Caller::Op(reply)) = self.callers.remove(&token) {
-                    // A caller that stopped waiting does not want the answer.
-                    let _ = reply.send(Some(outcome));
+                // A caller that stopped waiting does not want the answer.
+                match (self.callers.remove(&token), outcome) {
+                    (Some(Caller::Op(reply)), outcome) => drop(reply.send(Some(outcome))),
+                    (Some(Caller::Lay(_, reply)), OpOutcome::Rejected(why)) => {
+                        drop(reply.send(Some(Err(why))))
+                    }
+                    (Some(Caller::Lay(..) | Caller::Submit(_) | Caller::Ask(_)) | None, _) => {}
                 }
             }
             Effect::SubmitDone { token, seq, outcome } => {
@@ -318,6 +373,7 @@ impl FollowerBusiness {
     fn refuse(&mut self, token: u64) {
         match self.callers.remove(&token) {
             Some(Caller::Op(reply)) => drop(reply.send(None)),
+            Some(Caller::Lay(_, reply)) => drop(reply.send(None)),
             Some(Caller::Submit(reply)) => drop(reply.send(None)),
             Some(Caller::Ask(reply)) => drop(reply.send(None)),
             None => {}
@@ -561,6 +617,15 @@ impl Business for FollowerBusiness {
                 let token = self.call(Caller::Op(reply));
                 self.drive(Input::Op { token, operation, trace: io.trace }, io);
             }
+            FollowerIn::Lay { key, patch, laid, reply } => {
+                let token = self.call(Caller::Lay(laid, reply));
+                self.drive(Input::Lay { token, key, patch }, io);
+            }
+            FollowerIn::Commit { layer, operation, reply } => {
+                let token = self.call(Caller::Op(reply));
+                self.drive(Input::Commit { token, layer, operation, trace: io.trace }, io);
+            }
+            FollowerIn::TakeBack(layer) => self.drive(Input::TakeBack(layer), io),
             FollowerIn::Submit { hash, payload, reply } => {
                 let token = self.call(Caller::Submit(reply));
                 self.drive(Input::Submit { token, hash, payload }, io);

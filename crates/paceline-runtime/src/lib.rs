@@ -27,6 +27,7 @@ pub mod trace;
 mod unique;
 
 pub use death::{Death, End};
+pub use follower::Laid;
 pub use observe::{Blocked, EVENTS_KEPT, EventCursor, JoinState, Observer, level};
 pub use options::{Identity, Options};
 pub use paceline_ipc::clock::wall_of;

@@ -14,8 +14,9 @@ use paceline_proto::{
     election::Role,
     fetch::QueryState,
     id::{Channel, Key, Place, Position, Stream},
-    message::{Gap, GapCause, Heir, Held, HeldEvent, Member},
+    message::{Gap, GapCause, Heir, Held, HeldEvent, Layer, Member},
 };
+use paceline_query::layers::{Shown, fold};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
@@ -29,13 +30,17 @@ pub const EVENT_QUEUE_BYTES: usize = 32 << 20;
 /// One atomic state of a key.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// JSON bytes; `None` before the first value.
+    /// JSON bytes, with its layers; `None` before the first value.
     pub value: Option<Bytes>,
-    /// Where the value stands.
+    /// The value without layers: what is known for certain.
+    pub base: Option<Bytes>,
+    /// Layers that are in the value.
+    pub pending: usize,
+    /// Where the base stands.
     pub place: Option<Place>,
     /// Marked stale by an invalidation after the value was installed.
     pub invalidated: bool,
-    /// When the value was found to be right: pushed, set or fetched.
+    /// When the base was found to be right: pushed, set or fetched.
     pub updated_at: Option<SystemTime>,
     /// What the owner says of the query besides its value.
     pub state: QueryState,
@@ -68,27 +73,48 @@ impl Cell {
     }
 
     fn store(&self, held: Option<&Held>) {
+        let base = held.map(|held| held.value.clone());
+        self.put(held, Shown { value: base, pending: 0 });
+    }
+
+    /// Base and layers change together. Who shows the same as before is not told.
+    fn store_layered(&self, held: Option<&Held>, layers: &[Layer]) {
+        let base = held.map(|held| &held.value);
+        let shown = fold(base, layers.iter().map(|layer| &*layer.patch));
+        let old = self.view.load();
+        let same = old.value == shown.value
+            && old.pending == shown.pending
+            && old.base.is_some() == base.is_some()
+            && old.invalidated == held.is_some_and(|held| held.invalidated);
+        match held {
+            Some(held) if same => self.touch(held),
+            None if same => {}
+            _ => self.put(held, shown),
+        }
+    }
+
+    fn put(&self, held: Option<&Held>, Shown { value, pending }: Shown) {
         let old = self.view.load();
         let (state, generation) = (old.state.clone(), old.generation + 1);
-        self.view.store(Arc::new(match held {
-            Some(held) => Snapshot {
-                value: Some(held.value.clone()),
-                place: Some(held.place.clone()),
-                invalidated: held.invalidated,
-                updated_at: Some(clock::wall_of(held.updated_at)),
-                state,
-                generation,
-            },
-            None => Snapshot { state, generation, ..Snapshot::default() },
+        self.view.store(Arc::new(Snapshot {
+            value,
+            base: held.map(|held| held.value.clone()),
+            pending,
+            place: held.map(|held| held.place.clone()),
+            invalidated: held.is_some_and(|held| held.invalidated),
+            updated_at: held.map(|held| clock::wall_of(held.updated_at)),
+            state,
+            generation,
         }));
         self.changed.send_replace(generation);
     }
 
-    /// The value stays, its time moves; nobody is told.
+    /// What is shown stays, the time of the base moves; nobody is told.
     fn touch(&self, held: &Held) {
         let old = self.view.load();
         let (place, updated_at) = (Some(held.place.clone()), Some(clock::wall_of(held.updated_at)));
-        self.view.store(Arc::new(Snapshot { place, updated_at, ..Snapshot::clone(&old) }));
+        let base = Some(held.value.clone());
+        self.view.store(Arc::new(Snapshot { base, place, updated_at, ..Snapshot::clone(&old) }));
     }
 
     fn store_state(&self, state: QueryState) {
@@ -267,6 +293,12 @@ impl Replica {
     pub(crate) fn show(&self, held: &Held) {
         if let Some((cell, _)) = self.cells.read().get(&held.key) {
             cell.store(Some(held));
+        }
+    }
+
+    pub(crate) fn show_layered(&self, key: &Key, held: Option<&Held>, layers: &[Layer]) {
+        if let Some((cell, _)) = self.cells.read().get(key) {
+            cell.store_layered(held, layers);
         }
     }
 

@@ -20,7 +20,7 @@ use crate::{
     death::{Death, End},
     election::{ElectionBusiness, ElectionIn},
     fetcher::FetcherBusiness,
-    follower::{FollowerBusiness, FollowerIn},
+    follower::{FollowerBusiness, FollowerIn, Laid},
     hub::HubBusiness,
     observe::Observer,
     options::{Identity, Options},
@@ -220,6 +220,24 @@ impl Runtime {
     /// Performs a volatile operation; survives a change of the owner.
     pub async fn op(&self, operation: Operation, trace: Trace) -> Result<OpOutcome, CallError> {
         self.call(trace, |reply| FollowerIn::Op { operation, reply }).await
+    }
+
+    /// Lays a layer over a key; it is shown in this session when this returns. The inner error says why it cannot be.
+    pub async fn lay(&self, key: Key, patch: Bytes) -> Result<Result<Laid, String>, CallError> {
+        let laid = Laid::new(self.0.follower.clone());
+        self.call(Trace::NONE, |reply| FollowerIn::Lay { key, patch, laid, reply }).await
+    }
+
+    /// Performs the operation of a layer: its effect takes the layer's place. One that changes nothing takes it back.
+    pub async fn commit(
+        &self,
+        layer: &Laid,
+        operation: Operation,
+        trace: Trace,
+    ) -> Result<OpOutcome, CallError> {
+        // It has a number since it was handed out.
+        let layer = layer.number().unwrap_or_default();
+        self.call(trace, |reply| FollowerIn::Commit { layer, operation, reply }).await
     }
 
     /// Submits bytes to the queue; survives a change of the owner. Returns the mutation's sequence number.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use paceline_proto::{
-    id::{SessionId, Trace},
+    id::{Key, SessionId, Trace},
     look::{KeyInfo, Look, ReignStats, Seen, SessionInfo},
     message::{Answer, Ask, ItemConflict},
 };
@@ -89,6 +89,27 @@ impl Group {
         match self.runtime.ask(Ask::Keys { after }, Trace::NONE).await? {
             Answer::Keys { keys, more } => Ok((keys, more)),
             other => Err(unexpected(other)),
+        }
+    }
+
+    /// Asks the primary over which keys optimistic layers lie, and how many, in the order of the keys' canonical bytes.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] when the primary's build knows no layers; else as [`Group::sessions`].
+    pub async fn layers(&self) -> Result<Vec<(Key, u64)>, Error> {
+        let mut all: Vec<(Key, u64)> = Vec::new();
+        loop {
+            let after = all.last().map(|(key, _)| key.clone());
+            match self.runtime.ask(Ask::Layers { after }, Trace::NONE).await? {
+                Answer::Layers { keys, more } => {
+                    let more = more && !keys.is_empty();
+                    all.extend(keys);
+                    if !more {
+                        return Ok(all);
+                    }
+                }
+                other => return Err(unexpected(other)),
+            }
         }
     }
 

@@ -39,6 +39,7 @@ mod error;
 mod events;
 mod fetch;
 mod group;
+mod layer;
 mod query;
 mod resource;
 mod session;
@@ -51,6 +52,7 @@ pub use error::Error;
 pub use events::{Event, EventError, EventSubscription, Events};
 pub use fetch::{Fetched, Freshness, Reached, Refetched};
 pub use group::{Group, GroupWatch};
+pub use layer::Layer;
 pub use paceline_config as config;
 #[cfg(feature = "failpoints")]
 #[doc(hidden)]

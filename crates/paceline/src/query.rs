@@ -143,7 +143,7 @@ impl<T> View<T> {
         Self { snapshot, decoded: OnceLock::new(), of: PhantomData }
     }
 
-    /// The bytes of the value, JSON; empty before the first value.
+    /// The bytes of the value, JSON, with the layers over it; empty before the first value.
     pub fn raw(&self) -> &[u8] {
         self.snapshot.value.as_deref().unwrap_or_default()
     }
@@ -160,7 +160,13 @@ impl<T> View<T> {
     /// No value yet, marked stale by an invalidation since the value was installed, or stale by the rules of the key.
     /// Changes of it are told like changes of the value.
     pub fn is_stale(&self) -> bool {
-        self.snapshot.value.is_none() || self.snapshot.invalidated || self.snapshot.state.stale
+        self.snapshot.base.is_none() || self.snapshot.invalidated || self.snapshot.state.stale
+    }
+
+    /// Optimistic layers in the value: changes that are shown and not done. See
+    /// [`Session::optimistic`](crate::Session::optimistic).
+    pub fn pending(&self) -> usize {
+        self.snapshot.pending
     }
 
     /// Whether a fetch of the key is under way in the group, and what it waits for.
@@ -183,12 +189,12 @@ impl<T> View<T> {
         self.snapshot.state.error.as_deref()
     }
 
-    /// When the value was found to be right: pushed, set or fetched.
+    /// When the value below all layers was found to be right: pushed, set or fetched.
     pub fn updated_at(&self) -> Option<SystemTime> {
         self.snapshot.updated_at
     }
 
-    /// The server's version of the value, where it gives one.
+    /// The server's version of the value below all layers, where it gives one.
     pub fn version(&self) -> Option<&Version> {
         self.snapshot.place.as_ref().map(|place| &place.version)
     }

@@ -19,7 +19,7 @@ use paceline_query::{key::QueryKey, patch::Patch};
 use paceline_runtime::{End, JoinState, Runtime};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{builder::Builder, error::Error, events::Events, group::Group, query::Query};
+use crate::{builder::Builder, error::Error, events::Events, group::Group, layer::Layer, query::Query};
 
 /// How often `update` is rerun on a conflict.
 const UPDATE_ATTEMPTS: usize = 8;
@@ -106,8 +106,9 @@ impl Session {
         self.operate(operation).await
     }
 
-    /// Computes the value from the one shown. `f` runs here, on the value this session sees; if another session changed
-    /// it meanwhile, `f` is run again on the newer one, at most eight times.
+    /// Computes the value from the one there is. `f` runs here, on the value as this session knows it, without layers, which
+    /// would otherwise become part of it for good; if another session changed it meanwhile, `f` is run again on the newer
+    /// one, at most eight times.
     ///
     /// # Errors
     /// [`Error::Contended`] after eight conflicts, [`Error::Decode`] when the value is no `T`; else as
@@ -122,7 +123,7 @@ impl Session {
         for _ in 0..UPDATE_ATTEMPTS {
             let seen = interest.cell.load();
             let old = seen
-                .value
+                .base
                 .as_deref()
                 .map(|bytes| serde_json::from_slice(bytes).map_err(|error| Error::decode(&error)))
                 .transpose()?;
@@ -137,6 +138,42 @@ impl Session {
             }
         }
         Err(Error::Contended)
+    }
+
+    /// Shows in all sessions what a change that is under way would make of a key, before it is done; this session shows it
+    /// when this returns. The value itself stays what it is until [`Layer::commit`]; [`Layer::roll_back`], or dropping the
+    /// layer, shows it again, without regard to layers that others laid before or after.
+    ///
+    /// Layers survive the death of the primary. Those of a session that leaves or dies are taken back.
+    ///
+    /// ```no_run
+    /// use paceline::{Patch, Session, key};
+    ///
+    /// # async fn put(_: &str, _: &serde_json::Value) -> Result<serde_json::Value, std::io::Error> { unimplemented!() }
+    /// async fn check(session: &Session) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let change = serde_json::json!({ "status": "checked" });
+    ///     let layer = session.optimistic(key!["packages", 7], Patch::merge(&change)).await?;
+    ///     match put("https://api.example.com/packages/7", &change).await {
+    ///         Ok(package) => drop(layer.commit_with(&package).await?), // what the server made of it
+    ///         Err(_) => layer.roll_back(),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] where a frame could not carry it, [`Error::Overloaded`]: nothing changed.
+    /// [`Error::RuntimeDead`].
+    pub async fn optimistic(&self, key: impl Into<QueryKey>, patch: Patch) -> Result<Layer, Error> {
+        Layer::lay(&self.runtime, key.into().to_key(), Bytes::from(patch.to_bytes())).await
+    }
+
+    /// [`Session::optimistic`] for callers without an executor.
+    ///
+    /// # Errors
+    /// As [`Session::optimistic`].
+    pub fn optimistic_blocking(&self, key: impl Into<QueryKey>, patch: Patch) -> Result<Layer, Error> {
+        block_on(self.optimistic(key, patch))
     }
 
     /// Marks every key at or under `key` stale.
@@ -254,11 +291,15 @@ impl Session {
 
     async fn operate(&self, operation: Operation) -> Result<Receipt, Error> {
         let trace = new_trace();
-        match self.runtime.op(operation, trace).await? {
-            OpOutcome::Applied { volatile, .. } => Ok(Receipt { volatile, trace }),
-            OpOutcome::Rejected(why) => Err(Error::Rejected(why)),
-            OpOutcome::Conflict => Err(Error::Contended),
-        }
+        received(self.runtime.op(operation, trace).await?, trace)
+    }
+}
+
+pub(crate) fn received(outcome: OpOutcome, trace: Trace) -> Result<Receipt, Error> {
+    match outcome {
+        OpOutcome::Applied { volatile, .. } => Ok(Receipt { volatile, trace }),
+        OpOutcome::Rejected(why) => Err(Error::Rejected(why)),
+        OpOutcome::Conflict => Err(Error::Contended),
     }
 }
 
@@ -289,7 +330,7 @@ impl Drop for Held<'_> {
     }
 }
 
-fn encode(value: &impl Serialize) -> Result<Bytes, Error> {
+pub(crate) fn encode(value: &impl Serialize) -> Result<Bytes, Error> {
     let bytes = serde_json::to_vec(value).map_err(|error| Error::Encode(error.to_string()))?;
     if bytes.len() > VALUE_MAX {
         return Err(Error::Encode(format!("{} bytes are more than the {VALUE_MAX} allowed", bytes.len())));

@@ -6,9 +6,9 @@
 
 #![expect(clippy::print_stdout, reason = "its output is its interface")]
 
-use std::{io::BufRead, time::Duration};
+use std::{collections::BTreeMap, io::BufRead, time::Duration};
 
-use paceline::{Error, EventError, Freshness, Patch, QueryKey, Session, failpoint::Action};
+use paceline::{Error, EventError, Freshness, Layer, Patch, QueryKey, Session, failpoint::Action};
 use paceline_proto::{
     event::Event,
     program::{Program, ProtoRange},
@@ -62,12 +62,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     say(&json!({ "joined": session.id().to_string(), "pid": std::process::id() }));
     follow_group(&session);
     follow_events_of(&session);
+    let mut layers = BTreeMap::new();
     for line in lines {
         let command: Value = serde_json::from_str(&line?)?;
         if command.get("leave").is_some() {
             break;
         }
-        obey(&session, &command)?;
+        if !layer(&session, &command, &mut layers)? {
+            obey(&session, &command)?;
+        }
     }
     session.leave_blocking()?;
     say(&json!({ "left": true }));
@@ -143,6 +146,37 @@ fn follow_events_of(session: &Session) {
             }
         }
     });
+}
+
+/// `{"lay": NAME, "key": KEY, "patch": JSON}`, `{"commit": NAME, "with": JSON}`, `{"roll_back": NAME}`. False: another command.
+fn layer(
+    session: &Session,
+    command: &Value,
+    layers: &mut BTreeMap<String, Layer>,
+) -> Result<bool, Box<dyn std::error::Error>> {
+    let laid = |layers: &mut BTreeMap<String, Layer>, name| layers.remove(name).ok_or("no such layer");
+    if let Some(name) = command["lay"].as_str() {
+        let (key, patch) = (command["key"].to_string().parse::<QueryKey>()?, Patch::merge(&command["patch"]));
+        layers.insert(name.to_owned(), session.optimistic_blocking(key, patch)?);
+        say(&json!({ "laid": name }));
+    } else if let Some(name) = command["roll_back"].as_str() {
+        laid(layers, name)?.roll_back();
+    } else if let Some(name) = command["commit"].as_str() {
+        let (layer, name, with) = (laid(layers, name)?, name.to_owned(), command.get("with").cloned());
+        on_thread(move || {
+            let done = match with {
+                Some(value) => layer.commit_with_blocking(&value),
+                None => layer.commit_blocking(),
+            };
+            match done {
+                Ok(receipt) => say(&json!({ "committed": name, "volatile": receipt.volatile })),
+                Err(error) => say(&json!({ "error": error.to_string() })),
+            }
+        });
+    } else {
+        return Ok(false);
+    }
+    Ok(true)
 }
 
 fn obey(session: &Session, command: &Value) -> Result<(), Box<dyn std::error::Error>> {

@@ -214,6 +214,8 @@ pub struct Query {
     pub stale: bool,
     pub version: Value,
     pub subscribers: u64,
+    /// Optimistic layers; null where the primary's build knows none.
+    pub layers: Option<u64>,
     pub epoch: u64,
     pub offset: u64,
 }
