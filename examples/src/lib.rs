@@ -6,3 +6,5 @@
 pub mod api_budget;
 #[cfg(unix)]
 pub mod one_wire;
+#[cfg(unix)]
+pub mod refresh_herd;

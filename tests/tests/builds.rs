@@ -1,6 +1,7 @@
 //! Groups of processes of different builds: one wire where they understand each other, a refusal that names both where they
 //! do not, and no old build over a newer store.
 
+use paceline_store::SCHEMA;
 use paceline_tests::{Peer, Scratch, epoch_of, newest_claim};
 use serde_json::{Value, json};
 
@@ -103,7 +104,7 @@ fn a_newcomer_without_a_common_version_is_told_both_builds_and_what_to_do() {
 #[test]
 fn an_old_build_never_claims_over_a_newer_store() {
     let scratch = Scratch::new("newer-store");
-    let newer = json!({ "build": "app 2", "schema": 2, "min_reader": 2 });
+    let newer = json!({ "build": "app 2", "schema": SCHEMA + 1, "min_reader": SCHEMA + 1 });
     let mut primary = build(&scratch, &newer);
     primary.joined();
     assert_eq!(leads(&primary), 1);
@@ -123,7 +124,8 @@ fn an_old_build_never_claims_over_a_newer_store() {
     // Another one that comes now is told at once.
     let mut newcomer = build(&scratch, &json!({ "build": "app 1" }));
     let why = newcomer.wait("the refusal", |line| line["failed"].as_str().map(str::to_owned));
-    assert!(why.contains("schema 2") && why.contains("reads up to 1") && why.contains("app 1"), "{why}");
+    assert!(why.contains(&format!("schema {}", SCHEMA + 1)), "{why}");
+    assert!(why.contains(&format!("reads up to {SCHEMA}")) && why.contains("app 1"), "{why}");
     assert!(!newcomer.status().success());
     assert_eq!(newest_claim(&scratch), (1, primary.pid()), "nobody claimed");
     // A build that reads it takes over, with what was acknowledged; the old one follows again.

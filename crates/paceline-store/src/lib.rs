@@ -39,9 +39,12 @@
 //!   too. Copied from the predecessor, with the predecessor itself added; a fold moves `after` up and drops a segment
 //!   that has nothing left.
 //! - `rows (row, session, seq, hash, state, payload, origin_epoch, origin_row)`: `row` counts from 1 without holes;
-//!   `(session, seq)` is the mutation's identity, `seq` without holes over all epochs; `state` 0 is queued; the origin
-//!   is set where the row was copied forward and is the order of all rows. Integers are signed 64 bit, ids and hashes
-//!   16 bytes, big end first.
+//!   `(session, seq)` is the mutation's identity, `seq` without holes over all epochs; the origin is set where the row
+//!   was copied forward and is the order of all rows. A row with `state` 0 is a mutation, `payload` what to send; all
+//!   others are marks of one that is stored before them: 1 sending, 2 again, 3 done, 4 rejected, 5 failed, 6 conflict,
+//!   7 parked, 8 discarded, 9 reopened, `payload` the details, `hash` zeros. Integers are signed 64 bit, ids and hashes
+//!   16 bytes, big end first. Where each mutation stands, in one database:
+//!   `SELECT hex(session), seq, state, max(row) FROM rows GROUP BY session, seq`.
 //!
 //! A change that older builds can live with raises `schema`; one they cannot raises `min_reader` too.
 //!
@@ -71,7 +74,7 @@ pub use error::StoreError;
 pub use fold::{FoldLimit, Folded};
 pub use queue::{Counts, Durability, QueueDb, SubmitResult};
 pub use reachable::{Reachable, reachable};
-pub use row::{Origin, Row, RowState, Segment};
+pub use row::{Mark, Origin, Row, RowState, Segment};
 pub use scan::{Complete, Inspection, Scan, inspect, remove, scan};
 #[cfg(feature = "other-builds")]
 #[doc(hidden)]

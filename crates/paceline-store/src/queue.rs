@@ -18,7 +18,7 @@ use crate::{
     kit::{self, Fresh},
     limits::{COMPACT_MIN, MARKS_MAX, WAL_PAGES, WAL_PAGES_HARD},
     registry::{FileId, Registration, file_id},
-    row::{self, Origin, Range, Row, RowState, Segment},
+    row::{self, Mark, Origin, Range, Row, RowState, Segment},
     scan, schema,
     snapshot::{Snapshot, beside},
 };
@@ -64,7 +64,7 @@ pub enum SubmitResult {
 /// How much is reachable and how much space it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
-    /// Reachable mutations.
+    /// Reachable rows: mutations and their marks.
     pub rows: u64,
     /// Those of them that still lie in adopted databases.
     pub inherited: u64,
@@ -94,7 +94,7 @@ pub struct QueueDb {
     /// The last row whose commit succeeded.
     last_row: u64,
     /// Highest sequence number of sessions that were looked up.
-    marks: BTreeMap<SessionId, u64>,
+    highest: BTreeMap<SessionId, u64>,
     disk_cap: u64,
     poisoned: Option<String>,
     database: FileId,
@@ -123,7 +123,7 @@ impl QueueDb {
             segments: Vec::new(),
             segment_bytes: 0,
             last_row: 0,
-            marks: BTreeMap::new(),
+            highest: BTreeMap::new(),
             disk_cap: DISK_CAP,
             poisoned: None,
             database,
@@ -132,32 +132,48 @@ impl QueueDb {
         })
     }
 
-    /// Stores a batch in one transaction and says what became of each submit, in order. After `Ok` every `Accepted`
-    /// and `Duplicate` one is durable; **the caller checks the fence before it acknowledges any of them**.
+    /// [`QueueDb::store`] without marks.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn commit(&mut self, batch: &[Submit]) -> Result<Vec<SubmitResult>, StoreError> {
+        self.store(batch, &[])
+    }
+
+    /// Stores a batch of submits and marks, in this order and in one transaction, and says what became of each submit, in
+    /// order. After `Ok` every `Accepted` and `Duplicate` one and every mark is durable; **the caller checks the fence before
+    /// it acknowledges or does anything that a mark announces**.
     ///
     /// # Errors
     /// With [`StoreError::state_unknown`] the batch may be stored or not and the handle is poisoned: answer
     /// "unknown" and claim over this database. Any other error stored nothing.
-    pub fn commit(&mut self, batch: &[Submit]) -> Result<Vec<SubmitResult>, StoreError> {
+    pub fn store(&mut self, batch: &[Submit], marks: &[Mark]) -> Result<Vec<SubmitResult>, StoreError> {
         self.writable()?;
         if self.epoch.is_none() {
             return Err(StoreError::NotAdopted { path: self.path.clone() });
         }
-        let Plan { results, accepted, marks, last_row } = self.plan(batch)?;
-        if accepted.is_empty() {
+        let Plan { results, accepted, highest, last_row } = self.plan(batch)?;
+        if accepted.is_empty() && marks.is_empty() {
             return Ok(results);
         }
-        let bytes = accepted.iter().map(|&i| batch[i].payload.len() as u64).sum();
-        self.check_cap(bytes)?;
+        let submits = accepted.iter().map(|&i| batch[i].payload.len() as u64).sum::<u64>();
+        // Marks are what makes room again, and small: the cap does not hold them up.
+        if submits > 0 {
+            self.check_cap(submits)?;
+        }
         self.copy_back(WAL_PAGES_HARD)?;
         let first = self.last_row + 1;
         self.write(|conn| {
             (first..).zip(&accepted).try_for_each(|(row, &i)| {
                 schema::write_row(conn, row, &batch[i], RowState::Queued.code(), None)
+            })?;
+            (last_row + 1..).zip(marks).try_for_each(|(row, mark)| {
+                let submit = Submit { id: mark.id, hash: [0; 16], payload: mark.details.clone() };
+                schema::write_row(conn, row, &submit, mark.state.code(), None)
             })
         })?;
-        self.last_row = last_row;
-        self.marks.extend(marks);
+        self.last_row = last_row + marks.len() as u64;
+        self.highest.extend(highest);
         Ok(results)
     }
 
@@ -382,12 +398,12 @@ impl QueueDb {
         let mut planned = BTreeMap::<MutationId, [u8; 16]>::new();
         for (i, submit) in batch.iter().enumerate() {
             let MutationId { session, seq } = submit.id;
-            let high = match plan.marks.get(&session) {
+            let high = match plan.highest.get(&session) {
                 Some(&high) => high,
                 None => self.high_water(session)?,
             };
             let result = if seq == high + 1 {
-                plan.marks.insert(session, seq);
+                plan.highest.insert(session, seq);
                 plan.accepted.push(i);
                 plan.last_row += 1;
                 planned.insert(submit.id, submit.hash);
@@ -408,7 +424,7 @@ impl QueueDb {
 
     /// The session's highest sequence number, looked up by index in each database and then remembered.
     fn high_water(&mut self, session: SessionId) -> Result<u64, StoreError> {
-        if let Some(&high) = self.marks.get(&session) {
+        if let Some(&high) = self.highest.get(&session) {
             return Ok(high);
         }
         let mut high = row::high_water(&self.conn, session, self.last_row)
@@ -417,10 +433,10 @@ impl QueueDb {
             high =
                 high.max(self.read_segment(&segment, |conn| row::high_water(conn, session, segment.upto))?);
         }
-        if self.marks.len() >= MARKS_MAX {
-            self.marks.clear();
+        if self.highest.len() >= MARKS_MAX {
+            self.highest.clear();
         }
-        self.marks.insert(session, high);
+        self.highest.insert(session, high);
         Ok(high)
     }
 
@@ -446,7 +462,7 @@ struct Plan {
     results: Vec<SubmitResult>,
     /// Indices into the batch.
     accepted: Vec<usize>,
-    marks: BTreeMap<SessionId, u64>,
+    highest: BTreeMap<SessionId, u64>,
     last_row: u64,
 }
 
@@ -482,11 +498,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut db = first_owner(dir.path());
         db.commit(&[submit(1, 1), submit(1, 2)]).unwrap();
-        db.marks.extend((1000..).take(MARKS_MAX - db.marks.len()).map(|s| (SessionId(s), 0)));
+        db.highest.extend((1000..).take(MARKS_MAX - db.highest.len()).map(|s| (SessionId(s), 0)));
         db.commit(&[submit(1, 3)]).unwrap();
-        assert_eq!(db.marks.len(), MARKS_MAX, "a known session makes no room");
+        assert_eq!(db.highest.len(), MARKS_MAX, "a known session makes no room");
         db.commit(&[submit(2, 1)]).unwrap();
-        assert_eq!(db.marks.len(), 1, "an unknown one does");
+        assert_eq!(db.highest.len(), 1, "an unknown one does");
         let results = db.commit(&[submit(1, 3), submit(1, 5), submit(1, 4)]).unwrap();
         assert_eq!(
             results,

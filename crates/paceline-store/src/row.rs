@@ -16,35 +16,75 @@ pub struct Origin {
     pub row: u64,
 }
 
-/// What became of a mutation.
+/// What a row says of its mutation. The last row of a mutation says where it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RowState {
-    /// Stored, nothing was sent.
+    /// It was submitted; the payload is what to send. All other rows are *marks*, their payload the details.
     Queued,
+    /// From here on it may be on its way.
+    Sending,
+    /// An attempt came to nothing; there will be another.
+    Again,
+    /// The server took it.
+    Done,
+    /// The server refused it.
+    Rejected,
+    /// All attempts failed.
+    Failed,
+    /// The server's value had changed.
+    Conflict,
+    /// Whether it was applied is not known.
+    Parked,
+    /// It was taken back.
+    Discarded,
+    /// It is to be sent once more.
+    Reopened,
 }
 
 impl RowState {
+    const ALL: [Self; 10] = [
+        Self::Queued,
+        Self::Sending,
+        Self::Again,
+        Self::Done,
+        Self::Rejected,
+        Self::Failed,
+        Self::Conflict,
+        Self::Parked,
+        Self::Discarded,
+        Self::Reopened,
+    ];
+
     pub(crate) fn code(self) -> u8 {
-        match self {
-            Self::Queued => 0,
-        }
+        self as u8
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        (code == 0).then_some(Self::Queued)
+        Self::ALL.get(usize::from(code)).copied()
     }
 }
 
-/// A stored mutation.
+/// What happened to a stored mutation, to be stored behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// The mutation.
+    pub id: MutationId,
+    /// What happened: anything but [`RowState::Queued`].
+    pub state: RowState,
+    /// The details, for whoever goes on.
+    pub details: Bytes,
+}
+
+/// A row: a stored mutation, or a mark of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// Its identity.
     pub id: MutationId,
-    /// First 16 bytes of SHA-256 of the payload.
+    /// First 16 bytes of SHA-256 of the payload; zeros in a mark.
     pub hash: [u8; 16],
-    /// What became of it.
+    /// What the row says.
     pub state: RowState,
-    /// What to send.
+    /// What to send, or the details of a mark.
     pub payload: Bytes,
     /// Where it was first stored.
     pub origin: Origin,
@@ -186,15 +226,17 @@ pub(crate) fn take(
 
 /// The session's highest sequence number among the rows up to `upto`, 0 where there is none.
 pub(crate) fn high_water(conn: &Connection, session: SessionId, upto: u64) -> rusqlite::Result<u64> {
-    conn.prepare_cached("SELECT seq FROM rows WHERE session = ?1 AND row <= ?2 ORDER BY seq DESC LIMIT 1")?
-        .query_row(params![session.0.to_be_bytes(), upto.cast_signed()], |r| r.get::<_, i64>(0))
-        .optional()
-        .map(|seq| seq.map_or(0, i64::cast_unsigned))
+    conn.prepare_cached(
+        "SELECT seq FROM rows WHERE state = 0 AND session = ?1 AND row <= ?2 ORDER BY seq DESC LIMIT 1",
+    )?
+    .query_row(params![session.0.to_be_bytes(), upto.cast_signed()], |r| r.get::<_, i64>(0))
+    .optional()
+    .map(|seq| seq.map_or(0, i64::cast_unsigned))
 }
 
 /// The hash stored under `id` among the rows up to `upto`.
 pub(crate) fn hash_of(conn: &Connection, id: MutationId, upto: u64) -> rusqlite::Result<Option<[u8; 16]>> {
-    conn.prepare_cached("SELECT hash FROM rows WHERE session = ?1 AND seq = ?2 AND row <= ?3")?
+    conn.prepare_cached("SELECT hash FROM rows WHERE state = 0 AND session = ?1 AND seq = ?2 AND row <= ?3")?
         .query_row(params![id.session.0.to_be_bytes(), id.seq.cast_signed(), upto.cast_signed()], |r| {
             r.get(0)
         })

@@ -8,9 +8,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::{Origin, StoreError, row::Segment};
 
 /// The schema this build writes.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 /// The oldest build that reads what this build writes, by the schema it writes itself.
-pub const MIN_READER: u32 = 1;
+pub const MIN_READER: u32 = 2;
 
 /// What a build writes and reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ const SQLITE_MIN: i32 = 3_051_003;
 /// `PACE`: tells a queue database from any other SQLite file.
 const APPLICATION_ID: i32 = 0x5041_4345;
 
-/// `meta` never changes, in any schema. `segments` and `rows` are schema 1.
+/// `meta` never changes, in any schema. Schema 1 had no marks.
 const TABLES: &str = "
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY NOT NULL,
@@ -68,9 +68,10 @@ CREATE TABLE rows (
     state        INTEGER NOT NULL,
     payload      BLOB NOT NULL,
     origin_epoch INTEGER,
-    origin_row   INTEGER,
-    UNIQUE (session, seq)
+    origin_row   INTEGER
 ) STRICT;
+
+CREATE UNIQUE INDEX rows_mutation ON rows (session, seq) WHERE state = 0;
 
 CREATE INDEX rows_folded ON rows (origin_epoch, origin_row) WHERE origin_epoch IS NOT NULL;
 ";

@@ -11,7 +11,9 @@ use paceline_proto::{
     id::{Epoch, MutationId},
     message::Submit,
 };
-use paceline_store::{FoldLimit, Inheritance, QueueDb, StoreError, SubmitResult, inspect, reachable, remove};
+use paceline_store::{
+    FoldLimit, Inheritance, Mark, QueueDb, RowState, StoreError, SubmitResult, inspect, reachable, remove,
+};
 use proptest::prelude::*;
 
 /// `back` chooses an owner: 0 is the one that claimed last.
@@ -31,6 +33,7 @@ enum Op {
     Commit {
         back: usize,
         batch: Vec<(u8, Kind)>,
+        marks: Vec<u8>,
     },
     Fold {
         back: usize,
@@ -64,13 +67,14 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<u8>().prop_map(Kind::OtherHash),
         1 => Just(Kind::Skip),
     ];
+    let marks = || proptest::collection::vec(any::<u8>(), 0..4);
     let batch = || proptest::collection::vec((0..3u8, kind.clone()), 1..6);
     prop_oneof![
         2 => Just(Op::Claim),
         3 => batch().prop_map(|late| Op::Takeover { late }),
         4 => back().prop_map(|back| Op::Read { back }),
         4 => back().prop_map(|back| Op::Adopt { back }),
-        9 => (back(), batch()).prop_map(|(back, batch)| Op::Commit { back, batch }),
+        9 => (back(), batch(), marks()).prop_map(|(back, batch, marks)| Op::Commit { back, batch, marks }),
         3 => (back(), 1..6usize).prop_map(|(back, rows)| Op::Fold { back, rows }),
         1 => back().prop_map(|back| Op::Maintain { back }),
         2 => back().prop_map(|back| Op::Collect { back }),
@@ -78,7 +82,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-type Known = Vec<(MutationId, [u8; 16])>;
+type Known = Vec<(MutationId, [u8; 16], RowState)>;
 
 struct Owner {
     epoch: Epoch,
@@ -122,12 +126,12 @@ impl World {
             Op::Takeover { ref late } => {
                 self.apply(&Op::Claim);
                 self.apply(&Op::Read { back: 0 });
-                self.apply(&Op::Commit { back: 1, batch: late.clone() });
+                self.apply(&Op::Commit { back: 1, batch: late.clone(), marks: vec![0, 1] });
                 self.apply(&Op::Adopt { back: 0 });
             }
             Op::Read { back } => self.read(self.index(back)),
             Op::Adopt { back } => self.adopt(self.index(back)),
-            Op::Commit { back, ref batch } => self.commit(self.index(back), batch),
+            Op::Commit { back, ref batch, ref marks } => self.commit(self.index(back), batch, marks),
             Op::Fold { back, rows } => {
                 let i = self.index(back);
                 let newest = self.newest().map(|o| o.epoch) == Some(self.owners[i].epoch);
@@ -194,13 +198,14 @@ impl World {
         owner.known = Some(known);
     }
 
-    fn commit(&mut self, i: usize, batch: &[(u8, Kind)]) {
+    fn commit(&mut self, i: usize, batch: &[(u8, Kind)], marks: &[u8]) {
         let fenced = i + 1 < self.owners.len();
         let Owner { db: Some(db), known: Some(known), .. } = &mut self.owners[i] else { return };
         let mut after = known.clone();
         let (submits, expected): (Vec<Submit>, Vec<bool>) =
             batch.iter().map(|&(session, kind)| Self::expect(&mut after, session, kind)).unzip();
-        match db.commit(&submits) {
+        let marks = Self::marks(&mut after, marks);
+        match db.store(&submits, &marks) {
             Ok(results) => {
                 for ((submit, stored), result) in submits.iter().zip(expected).zip(results) {
                     let yes = matches!(result, SubmitResult::Accepted { .. } | SubmitResult::Duplicate);
@@ -216,27 +221,42 @@ impl World {
         }
     }
 
+    /// Marks of mutations that are stored.
+    fn marks(known: &mut Known, picks: &[u8]) -> Vec<Mark> {
+        let ids: Vec<_> = known.iter().filter(|row| row.2 == RowState::Queued).map(|row| row.0).collect();
+        let states = [RowState::Sending, RowState::Again, RowState::Done, RowState::Reopened];
+        let mark = |pick: &u8| {
+            let id = *ids.get(usize::from(*pick) % ids.len().max(1))?;
+            let state = states[usize::from(*pick) % states.len()];
+            known.push((id, [0; 16], state));
+            Some(Mark { id, state, details: "{}".into() })
+        };
+        picks.iter().filter_map(mark).collect()
+    }
+
     /// Makes a submit, applies it to `known`, and says whether it must be found stored.
     fn expect(known: &mut Known, session: u8, kind: Kind) -> (Submit, bool) {
         let session = u128::from(session);
         let high =
-            known.iter().filter(|(id, _)| id.session.0 == session).map(|(id, _)| id.seq).max().unwrap_or(0);
+            known.iter().filter(|(id, ..)| id.session.0 == session).map(|(id, ..)| id.seq).max().unwrap_or(0);
         // Stale owners store other bytes under the same ids.
         let variant = u8::try_from(known.len() % 200).unwrap();
         match kind {
             Kind::Next => {
                 let submit = submit_as(session, high + 1, variant);
-                known.push((submit.id, submit.hash));
+                known.push((submit.id, submit.hash, RowState::Queued));
                 (submit, true)
             }
             Kind::Skip => (submit(session, high + 2), false),
             Kind::Repeat(pick) | Kind::OtherHash(pick) => {
-                let of_session: Known =
-                    known.iter().filter(|(id, _)| id.session.0 == session).copied().collect();
+                let is_of = |row: &&(MutationId, _, RowState)| {
+                    row.0.session.0 == session && row.2 == RowState::Queued
+                };
+                let of_session: Known = known.iter().filter(is_of).copied().collect();
                 if of_session.is_empty() {
                     return (submit(session, 2), false);
                 }
-                let (id, hash) = of_session[usize::from(pick) % of_session.len()];
+                let (id, hash, _) = of_session[usize::from(pick) % of_session.len()];
                 let same = matches!(kind, Kind::Repeat(_));
                 let hash = if same { hash } else { [0xff; 16] };
                 (Submit { id, hash, payload: "again".into() }, same)
@@ -252,7 +272,7 @@ impl World {
                 let readable = db.rows(None, 1).is_ok();
                 assert!(readable || Some(owner.epoch) != newest);
                 if readable {
-                    let shown: Known = all_rows(db).iter().map(|r| (r.id, r.hash)).collect();
+                    let shown: Known = all_rows(db).iter().map(|r| (r.id, r.hash, r.state)).collect();
                     assert_eq!(&shown, known, "epoch {}", owner.epoch);
                     assert_eq!(db.counts().rows, known.len() as u64);
                 }
@@ -261,9 +281,10 @@ impl World {
         let found = reachable(self.dir.path()).unwrap();
         let newest = self.newest().unwrap();
         assert_eq!(found.epoch, newest.epoch);
-        let shown: Known = found.rows.iter().map(|r| (r.id, r.hash)).collect();
+        let shown: Known = found.rows.iter().map(|r| (r.id, r.hash, r.state)).collect();
         assert_eq!(Some(&shown), newest.known.as_ref());
-        let shown: BTreeMap<_, _> = shown.into_iter().collect();
+        let queued = shown.into_iter().filter(|row| row.2 == RowState::Queued);
+        let shown: BTreeMap<_, _> = queued.map(|(id, hash, _)| (id, hash)).collect();
         for (id, hash) in &self.acknowledged {
             assert_eq!(shown.get(id), Some(hash), "{id:?} was acknowledged");
         }

@@ -6,7 +6,9 @@ mod common;
 
 use common::*;
 use paceline_proto::id::Epoch;
-use paceline_store::{FoldLimit, Inheritance, SubmitResult, inspect, reachable, remove, scan};
+use paceline_store::{
+    FoldLimit, Inheritance, Mark, RowState, SubmitResult, inspect, reachable, remove, scan,
+};
 
 const A: u128 = 0xa;
 const B: u128 = 0xb;
@@ -277,4 +279,8 @@ fn a_full_quota_refuses_and_stays_usable() {
     // A duplicate stores nothing and is answered even then.
     db.set_disk_cap(0);
     assert_eq!(db.commit(&[submit(A, 1)]).unwrap(), [SubmitResult::Duplicate]);
+    // What became of it is stored in any case: nothing else ever makes room.
+    let mark = Mark { id: id(A, 1), state: RowState::Done, details: "{}".into() };
+    db.store(&[], &[mark]).unwrap();
+    assert_eq!(all_rows(&mut db).last().map(|row| row.state), Some(RowState::Done));
 }

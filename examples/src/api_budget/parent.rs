@@ -74,10 +74,13 @@ async fn arm(args: RunArgs, dir: &Path, name: &str, failures: &mut Vec<String>) 
     Ok(Arm::new(args.processes.into(), got, &logged))
 }
 
-type Lines<T> = UnboundedReceiver<Option<T>>;
+/// What a child says.
+pub(crate) type Lines<T> = UnboundedReceiver<Option<T>>;
 
 /// A child, which ends when it is dropped, and what it says.
-fn start<T: DeserializeOwned + Send + 'static>(args: &[&str]) -> io::Result<(ChildProcess, Lines<T>)> {
+pub(crate) fn start<T: DeserializeOwned + Send + 'static>(
+    args: &[&str],
+) -> io::Result<(ChildProcess, Lines<T>)> {
     let (says, lines) = unbounded_channel();
     let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
     let child = ChildProcess::spawn(&args, move |line| {
@@ -87,12 +90,14 @@ fn start<T: DeserializeOwned + Send + 'static>(args: &[&str]) -> io::Result<(Chi
     Ok((child, lines))
 }
 
-async fn said<T>(lines: &mut Lines<T>) -> io::Result<T> {
+/// What a child says next.
+pub(crate) async fn said<T>(lines: &mut Lines<T>) -> io::Result<T> {
     let line = timeout(LIMIT, lines.recv()).await;
     let line = line.map_err(|_| io::Error::other(format!("a child said nothing for {LIMIT:?}")))?;
     line.flatten().ok_or_else(|| io::Error::other("a child ended without a word"))
 }
 
-fn text(path: &Path) -> io::Result<&str> {
+/// A path as an argument.
+pub(crate) fn text(path: &Path) -> io::Result<&str> {
     path.to_str().ok_or_else(|| io::Error::other("the directory for temporary files has no readable name"))
 }

@@ -1,0 +1,7 @@
+//! Ten sessions, one login, and refresh tokens that can be used once.
+
+pub mod args;
+pub mod parent;
+pub mod report;
+pub mod server;
+pub mod tool;
