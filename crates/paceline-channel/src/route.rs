@@ -12,7 +12,7 @@ use paceline_proto::{
     limits::VALUE_MAX,
     message::Change,
 };
-use paceline_query::{key::KeyError, number, patch::Patch};
+use paceline_query::{key::KeyError, number, patch::Patch, pattern::KeyPattern};
 use serde_json::Value;
 
 use crate::{
@@ -355,6 +355,19 @@ impl Router {
         self.closure = Some(closure);
     }
 
+    /// Whether a message may change a key of the pattern. What a closure changes nobody knows before.
+    pub fn feeds(&self, pattern: &KeyPattern) -> bool {
+        let Value::Array(segments) = pattern.to_value() else { return false };
+        let mut actions = self.routes.iter().flat_map(|route| &route.actions);
+        actions.any(|action| match action {
+            Action::Set { key, .. } | Action::Merge { key, .. } | Action::Invalidate { key, exact: true } => {
+                key.may_meet(&segments, false)
+            }
+            Action::Invalidate { key, exact: false } => key.may_meet(&segments, true),
+            Action::Event { .. } => false,
+        })
+    }
+
     /// The channels that routes name, each with the keys that may bind names in it.
     pub(crate) fn wishes(&self) -> impl Iterator<Item = (&Pattern, impl Iterator<Item = &KeyShape>)> {
         self.routes.iter().filter_map(|route| {
@@ -535,6 +548,33 @@ mod tests {
         ));
         // In values braces are text.
         assert!(Route::new().merge(&json!(["a"]), &json!("{b}")).is_ok());
+    }
+
+    #[test]
+    fn a_route_feeds_the_resources_whose_keys_it_may_change() {
+        let mut router = Router::default();
+        let route = Route::new().parameters(["org"]).event("s", "$");
+        let route = route.and_then(|route| route.set(&json!(["packages", "$.id"]), "$", None));
+        let route = route.and_then(|route| route.merge(&json!(["job", "{org}", "x"]), &json!({})));
+        let route = route.and_then(|route| route.invalidate(&json!(["labels"]), false));
+        router.push(route.and_then(|route| route.invalidate(&json!(["exact"]), true)).unwrap());
+        for (pattern, feeds) in [
+            (json!(["packages", "{id}"]), true),
+            (json!(["packages", 7]), true),
+            (json!(["packages", ".."]), true),
+            (json!(["{any}", ".."]), true),
+            (json!(["packages"]), false),
+            (json!(["packages", "{id}", "history"]), false),
+            (json!(["job", 7, "x"]), true),
+            (json!(["job", 7, "y"]), false),
+            (json!(["labels", "{org}", "{filter}"]), true),
+            (json!(["exact", "{id}"]), false),
+            (json!(["exact"]), true),
+            (json!(["other", ".."]), false),
+        ] {
+            let read = KeyPattern::new(pattern.as_array().unwrap()).unwrap();
+            assert_eq!(router.feeds(&read), feeds, "{pattern}");
+        }
     }
 
     #[test]

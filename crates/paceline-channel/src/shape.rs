@@ -114,6 +114,21 @@ impl KeyShape {
         Some(bindings)
     }
 
+    /// Whether it may be a key of the pattern, whose segments these are, or, with `under`, one that such keys are under.
+    pub(crate) fn may_meet(&self, pattern: &[Value], under: bool) -> bool {
+        let (pattern, open) = match pattern.split_last() {
+            Some((Value::String(last), before)) if last == ".." => (before, true),
+            _ => (pattern, false),
+        };
+        let fits = |(ours, theirs): (&Shape, &Value)| match (ours, theirs) {
+            (Shape::Literal(_), Value::String(name)) if name.starts_with('{') => true,
+            (Shape::Literal(ours), theirs) => ours == theirs,
+            (Shape::Path(_) | Shape::Text(_) | Shape::List(_) | Shape::Members(_), _) => true,
+        };
+        let is_long_enough = under || self.0.len() >= pattern.len();
+        is_long_enough && (open || self.0.len() <= pattern.len()) && self.0.iter().zip(pattern).all(fits)
+    }
+
     /// The names it wants bound.
     pub(crate) fn names(&self) -> Vec<&str> {
         let mut found = Vec::new();

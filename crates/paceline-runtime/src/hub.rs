@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     io,
+    sync::Arc,
     time::Duration,
 };
 
@@ -32,7 +33,7 @@ use crate::{
     follower::FollowerIn,
     link::{Outbound, Progress},
     outbox::OutboxIn,
-    queries::{Begin, Output, Queries},
+    queries::{Begin, Feeds, Output, Queries, note_live},
     shell::{Business, Describe, Io},
     socket::{SocketIn, observation},
     thread::Seat,
@@ -184,6 +185,8 @@ struct Owned {
     parked: Option<Listener>,
     /// Once the survivors' offers are in.
     queries: Option<Queries>,
+    /// Upstreams that are live.
+    live: BTreeSet<Arc<str>>,
     /// For the engine, in order.
     facts: VecDeque<QueryFact>,
     /// The engine is being driven.
@@ -195,6 +198,7 @@ pub(crate) struct HubBusiness {
     channels: Vec<ChannelSpec>,
     /// Upstreams want to know what sessions subscribe to.
     follows: bool,
+    feeds: Feeds,
     defaults: Defaults,
     /// For the jitter of the query engine.
     seed: u64,
@@ -214,6 +218,7 @@ impl HubBusiness {
         seat: Seat,
         channels: Vec<ChannelSpec>,
         follows: bool,
+        feeds: Feeds,
         defaults: Defaults,
         seed: u64,
     ) -> Self {
@@ -221,6 +226,7 @@ impl HubBusiness {
             seat,
             channels,
             follows,
+            feeds,
             defaults,
             seed,
             owned: None,
@@ -254,6 +260,7 @@ impl HubBusiness {
             retiring: false,
             parked: None,
             queries: None,
+            live: BTreeSet::new(),
             facts: VecDeque::new(),
             engaged: false,
         });
@@ -307,6 +314,8 @@ impl HubBusiness {
                     own: self.seat.identity.session,
                     seed: self.seed ^ owned.epoch.0,
                     takeover: owned.epoch > Epoch(1),
+                    feeds: self.feeds.clone(),
+                    live: owned.live.clone(),
                 };
                 owned.queries = Some(Queries::new(begin, &owned.machine, io.now));
             }
@@ -318,6 +327,21 @@ impl HubBusiness {
         if let Some(owned) = &mut self.owned {
             owned.engaged = false;
         }
+    }
+
+    /// The engine polls where an upstream does not feed.
+    fn wire(&mut self, connection: &UpstreamConnection, io: &mut Io<'_, HubIn>) {
+        let Some(owned) = &mut self.owned else { return };
+        note_live(connection, &mut owned.live);
+        let Some(queries) = &mut owned.queries else { return };
+        let mut output = Output::default();
+        queries.connection(io.now, connection, &mut output);
+        owned.engaged = true;
+        self.fulfil(output, io);
+        if let Some(owned) = &mut self.owned {
+            owned.engaged = false;
+        }
+        self.engage(io);
     }
 
     fn fulfil(&mut self, output: Output, io: &mut Io<'_, HubIn>) {
@@ -617,6 +641,7 @@ impl Business for HubBusiness {
                 }
             }
             HubIn::Connection { epoch, connection } if self.is_current(epoch) => {
+                self.wire(&connection, io);
                 self.drive(Input::Connection(connection), io);
             }
             HubIn::Stored { epoch, results } if self.is_current(epoch) => {

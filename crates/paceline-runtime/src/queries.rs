@@ -3,9 +3,14 @@
 //! It has no mailbox of its own: a decision about a fetch must see the same order of values, invalidations and operations
 //! as the hub does, and a mailbox between them would let a response slip in front of an invalidation.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
+use paceline_channel::route::Router;
 use paceline_proto::{
+    connection::{Connection, ConnectionState},
     event::Event,
     fetch::Declared,
     hub::{Hub, QueryFact, QueryWish, Writer},
@@ -16,6 +21,7 @@ use paceline_proto::{
 use paceline_query::{
     engine::{self, AskId, Cause, Effect, Engine, Inherited, Input, Note, Start},
     key::QueryKey,
+    pattern::KeyPattern,
     rules::{Defaults, Options, Resource},
 };
 
@@ -27,7 +33,29 @@ pub(crate) struct Queries {
     last_ask: u64,
     /// What sessions ask of keys, known before or after they subscribe.
     options: BTreeMap<(SessionId, Key), Options>,
+    wires: Wires,
     effects: Vec<Effect>,
+}
+
+/// Which upstreams feed which resources.
+pub(crate) type Feeds = Arc<[(Arc<str>, Router)]>;
+
+/// Whether what feeds a resource is live.
+struct Wires {
+    feeds: Feeds,
+    live: BTreeSet<Arc<str>>,
+    /// Of the resources that are declared, by name.
+    patterns: BTreeMap<Arc<str>, KeyPattern>,
+}
+
+impl Wires {
+    /// `None` where nothing feeds it.
+    fn health(&self, resource: &Arc<str>, pattern: &KeyPattern) -> Option<Input> {
+        let mut feeding = self.feeds.iter().filter(|(_, router)| router.feeds(pattern)).peekable();
+        feeding.peek()?;
+        let healthy = feeding.all(|(upstream, _)| self.live.contains(upstream));
+        Some(Input::Channel { resource: resource.clone(), healthy })
+    }
 }
 
 /// Who waits for an answer.
@@ -44,6 +72,18 @@ pub(crate) struct Begin {
     pub seed: u64,
     /// Somebody led before.
     pub takeover: bool,
+    pub feeds: Feeds,
+    /// The upstreams that are live by now.
+    pub live: BTreeSet<Arc<str>>,
+}
+
+/// Whether the upstream became live, or is so no more.
+pub(crate) fn note_live(connection: &Connection, live: &mut BTreeSet<Arc<str>>) -> bool {
+    if connection.state == ConnectionState::Live {
+        live.insert(connection.upstream.clone())
+    } else {
+        live.remove(&connection.upstream)
+    }
 }
 
 /// What comes out.
@@ -76,6 +116,7 @@ impl Queries {
             asked: BTreeMap::new(),
             last_ask: 0,
             options: BTreeMap::new(),
+            wires: Wires { feeds: begin.feeds, live: begin.live, patterns: BTreeMap::new() },
             effects: Vec::new(),
         }
     }
@@ -88,6 +129,19 @@ impl Queries {
     /// The deadline passed.
     pub(crate) fn due(&mut self, now: Time, out: &mut Output) {
         self.engine.handle(now, Input::Deadline, &mut self.effects);
+        self.carry_out(now, out);
+    }
+
+    /// The state of an upstream changed.
+    pub(crate) fn connection(&mut self, now: Time, connection: &Connection, out: &mut Output) {
+        if !note_live(connection, &mut self.wires.live) {
+            return;
+        }
+        let of = |(resource, pattern)| self.wires.health(resource, pattern);
+        let inputs: Vec<Input> = self.wires.patterns.iter().filter_map(of).collect();
+        for input in inputs {
+            self.engine.handle(now, input, &mut self.effects);
+        }
         self.carry_out(now, out);
     }
 
@@ -135,6 +189,8 @@ impl Queries {
                 for Declared { name, rules, fetches } in resources {
                     match Resource::from_bytes(&rules) {
                         Ok(resource) if resource.name == name => {
+                            inputs.extend(self.wires.health(&name, &resource.pattern));
+                            self.wires.patterns.insert(name, resource.pattern.clone());
                             inputs.push(Input::Declared { session, resource: resource.into(), fetches });
                         }
                         Ok(resource) => {

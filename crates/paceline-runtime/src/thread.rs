@@ -379,6 +379,7 @@ fn start_actors(
 ) -> (Mail<FollowerIn>, Mail<ElectionIn>) {
     let peers = Peers::empty();
     let channels = options.upstreams.iter().map(crate::socket::Upstream::channel).collect();
+    let feeds = options.upstreams.iter().map(|it| (it.name.clone(), it.router.clone())).collect();
     let follows = options.upstreams.iter().any(crate::socket::Upstream::follows_sessions);
     let seed = uuid::Uuid::new_v4().as_u64_pair().0;
 
@@ -394,7 +395,7 @@ fn start_actors(
         death: death.clone(),
     };
     let election = ElectionBusiness::new(seat.clone(), lock, seed);
-    let hub = HubBusiness::new(seat.clone(), channels, follows, options.defaults, seed);
+    let hub = HubBusiness::new(seat.clone(), channels, follows, feeds, options.defaults, seed);
     let follower = FollowerBusiness::new(seat.clone(), options.resources, options.items);
     let answers = peers.clone();
     let answer = Box::new(move |epoch, id, outcome, trace| {
