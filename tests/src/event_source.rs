@@ -58,6 +58,16 @@ impl EventSource {
         Self { url, shared }
     }
 
+    /// `HOST:PORT`.
+    pub fn address(&self) -> &str {
+        self.url.trim_start_matches("http://").trim_end_matches('/')
+    }
+
+    /// How many messages were published.
+    pub fn published(&self) -> u64 {
+        self.shared.state.lock().published
+    }
+
     /// Publishes the next message and returns its number.
     pub fn publish(&self) -> u64 {
         let mut state = self.shared.state.lock();

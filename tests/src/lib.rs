@@ -1,6 +1,7 @@
 //! Support for the scenario tests: real session processes that a test starts, steers, stops and kills.
 
 pub mod event_source;
+pub mod faults;
 pub mod nchan;
 pub mod numbered;
 

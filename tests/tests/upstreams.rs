@@ -5,7 +5,12 @@
 
 use std::path::PathBuf;
 
-use paceline_tests::{Scratch, event_source::EventSource, numbered::Group};
+use paceline_tests::{
+    Scratch,
+    event_source::EventSource,
+    faults::{Fault, Proxy},
+    numbered::Group,
+};
 
 const PEER: &str = env!("CARGO_BIN_EXE_peer");
 
@@ -156,4 +161,64 @@ event = {{ stream = "notices", data = "$.data.n" }}
         "{:?}",
         source.asked()
     );
+}
+
+/// `PACELINE_OUTAGES` is how many outages there are, `PACELINE_SEED` draws them.
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+#[test]
+fn outages_of_every_kind_lose_nothing_double_nothing_and_hide_no_loss() {
+    let (outages, seed) = (setting("PACELINE_OUTAGES", 40), setting("PACELINE_SEED", 1));
+    let source = EventSource::start("");
+    let proxy = Proxy::start(source.address(), seed);
+    let scratch = Scratch::new("outages");
+    let file = scratch.path().join("paceline.toml");
+    let text = format!(
+        "[upstreams.feed]\nprotocol = \"sse\"\nurl = \"http://{}/\"\nread_timeout = \"150ms\"\n\
+         retry_clamp = [\"1ms\", \"1ms\"]\nposition = {{ dense = true }}\nbackoff = {{ base = \"5ms\", cap = \"20ms\" }}\n\
+         [[routes]]\nupstream = \"feed\"\nevent = {{ stream = \"notices\", data = \"$.data.n\" }}\n",
+        proxy.address
+    );
+    std::fs::write(&file, text).unwrap();
+    let mut group = Group::new(PEER, scratch, file);
+    (0..3).for_each(|_| group.join());
+    group.all_at(1, || source.publish());
+    let mut evicted = 0;
+    while proxy.met().values().sum::<u64>() < outages {
+        for _ in 0..5 {
+            (0..10).for_each(|_| {
+                source.publish();
+            });
+            group.all_at(source.published(), || 0);
+        }
+        // Now and then the server forgets what a session may not have yet.
+        source.down();
+        let lost = source.publish();
+        source.evict(lost);
+        source.up();
+        evicted += 1;
+        let next = source.publish();
+        group.all_at(next, || 0);
+    }
+    let met = proxy.met();
+    assert!(Fault::ALL.iter().all(|fault| met.contains_key(fault)), "seed {seed}: {met:?}");
+    let resumed = source.asked().iter().flatten().count();
+    assert!(resumed > 0 && evicted > 0);
+    for (pid, log) in group.logs() {
+        let mut gaps = 0;
+        for pair in log.windows(2) {
+            let [before, after] = *pair else { unreachable!() };
+            assert!(
+                before == 0 || after == 0 || after == before + 1,
+                "seed {seed}: peer {pid}: {before}, {after}"
+            );
+            gaps += u64::from(after == 0);
+        }
+        let numbers: Vec<u64> = log.iter().copied().filter(|n| *n > 0).collect();
+        assert!(numbers.is_sorted_by(|one, two| one < two), "seed {seed}: peer {pid} got something twice");
+        let missing = numbers[numbers.len() - 1] - numbers[0] + 1 - numbers.len() as u64;
+        assert_eq!((gaps, missing), (evicted, evicted), "seed {seed}: peer {pid}: one gap for each loss");
+    }
 }
