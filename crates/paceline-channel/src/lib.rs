@@ -4,6 +4,7 @@
 pub mod backoff;
 pub mod connection;
 pub mod event_stream;
+pub mod graphql;
 pub mod interest;
 mod numbers;
 pub mod pattern;

@@ -78,7 +78,7 @@ pub use query::{DataStatus, Query, Subscription, View};
 pub use resource::{Fetch, FetchError, Found, Resource};
 pub use session::{Receipt, Session};
 pub use token::{AccessToken, Token};
-pub use upstream::{Change, Custom, Polling, Pusher, Route, Sse, Upstream, WebSocket};
+pub use upstream::{Change, Custom, GraphQl, Polling, Pusher, Route, Sse, Upstream, WebSocket};
 
 /// What an upstream protocol of an application's own is made of: an [`Adapter`](adapter::Adapter) for [`Custom`].
 pub mod adapter {

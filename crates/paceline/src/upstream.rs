@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use bytes::Bytes;
 use paceline_channel::{
     backoff::BackoffSpec,
+    graphql::{GraphQlSpec, Operation},
     path::Path,
     poll::{Cursor, PollSpec},
     protocol::{Adapter, Secret},
@@ -23,7 +24,7 @@ use paceline_runtime::socket;
 use serde::Serialize;
 use serde_json::Value;
 
-/// An upstream as it is declared: a [`WebSocket`], an [`Sse`], a [`Pusher`], a [`Polling`] one, or a [`Custom`] one.
+/// An upstream as it is declared: a [`WebSocket`], an [`Sse`], a [`Pusher`], a [`Polling`] or [`GraphQl`] one, or a [`Custom`] one.
 ///
 /// The group holds one connection to it, in the session that leads. Mistakes in the declaration are reported by `join`.
 #[derive(Debug, Clone)]
@@ -149,6 +150,7 @@ common!(WebSocket);
 common!(Sse);
 common!(Pusher);
 common!(Polling);
+common!(GraphQl);
 common!(Custom);
 
 /// A WebSocket that carries JSON messages.
@@ -458,6 +460,66 @@ impl Polling {
             spec.cursor = Some(Cursor { at: path(at)?, query: query.clone() });
         }
         Ok(Arc::new(spec))
+    }
+}
+
+/// GraphQL subscriptions over `graphql-transport-ws`.
+///
+/// A message is `{"type": SUBSCRIPTION, "data": DATA}`, with `errors` where the server has some. There are no positions, so every
+/// reconnect is a gap.
+///
+/// ```
+/// use paceline::{GraphQl, Route};
+/// use serde_json::json;
+///
+/// let shop = GraphQl::new("shop", "wss://shop.example.com/graphql")
+///     .init("authorization", "Bearer …")
+///     .subscription("price", "subscription ($id: ID!) { price(id: $id) }", json!({ "id": 7 }))
+///     .route(Route::when(r#"$.type == "price""#).set(&json!(["price", 7]), "$.data.price"));
+/// # drop(shop);
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct GraphQl {
+    common: Common,
+    spec: GraphQlSpec,
+    odd: Option<String>,
+}
+
+impl GraphQl {
+    /// The upstream `name` at `url` (`ws://` or `wss://`).
+    pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
+        Self { common: Common::new(name), spec: GraphQlSpec::new(url), odd: None }
+    }
+
+    /// A header of the handshake. Its value appears in no log, trace or message.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.spec.headers.push((name.into(), Secret::new(value)));
+        self
+    }
+
+    /// A value that the connection begins with, as a token. It appears in no log, trace or message.
+    pub fn init(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.spec.init.push((name.into(), Secret::new(value)));
+        self
+    }
+
+    /// A subscription: its name, which is the type of its messages, the document, and the variables, a JSON object.
+    pub fn subscription(mut self, name: &str, query: impl Into<String>, variables: Value) -> Self {
+        match variables {
+            Value::Object(variables) => {
+                self.spec.operations.insert(name.into(), Operation { query: query.into(), variables });
+            }
+            other => self.odd = Some(format!("the variables of {name:?} are no object: {other}")),
+        }
+        self
+    }
+
+    fn adapter(&self) -> Result<Arc<dyn Adapter>, String> {
+        match &self.odd {
+            Some(odd) => Err(odd.clone()),
+            None => Ok(Arc::new(self.spec.clone())),
+        }
     }
 }
 

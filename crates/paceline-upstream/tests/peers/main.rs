@@ -1,4 +1,4 @@
-//! Servers that others wrote: `ws` and `pusher` of npm, `websockets` and `sse-starlette` of PyPI. `.ci/run prepare` puts them
+//! Servers that others wrote: `ws`, `pusher` and `graphql-ws` of npm, `websockets` and `sse-starlette` of PyPI. `.ci/run prepare` puts them
 //! under `target/peers`; where one is missing its test says so.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
@@ -14,7 +14,10 @@ use std::{
 use paceline_channel::{
     backoff::{Backoff, BackoffSpec},
     connection::{Connection, Effect, Input},
-    protocol::{Adapter, Answer, Channels, CloseInfo, Frame, Head, Out, Outgoing, Protocol},
+    graphql::{GraphQl, GraphQlSpec, Operation},
+    protocol::{
+        Adapter, Answer, Channels, CloseAction, CloseInfo, Frame, Head, Out, Outgoing, Protocol, Secret,
+    },
     pusher::{AuthSpec, Pusher, PusherSpec},
     random::Random,
     sse::{Sse, SseSpec},
@@ -260,4 +263,59 @@ async fn signatures_of_the_pusher_library_are_handed_on_as_they_are() {
     assert_eq!(who["auth"], signed("31935e7d86dba64c2a90aed31fdc61869f9b22ba9d8863bba239c03ca481bc80"));
     // The secret of an encrypted channel stays here.
     assert_eq!(subscriptions["private-encrypted-foobar"].as_object().unwrap().len(), 2);
+}
+
+/// Carries out what the machine wishes until it has made so many messages, or the connection ends.
+async fn converse(machine: &mut GraphQl, messages: usize) -> (Vec<Value>, Option<CloseAction>) {
+    let (mut transport, remote) = match open(machine, None).await {
+        Ok(opened) => opened,
+        Err(close) => return (Vec::new(), Some(machine.on_close(&close))),
+    };
+    let mut out = Vec::new();
+    let mut found = Vec::new();
+    machine.on_open(Time::ZERO, &transport.head(), &mut out);
+    loop {
+        for item in out.drain(..) {
+            match item {
+                Out::Send(frame) => assert!(remote.send(frame)),
+                Out::Message { value, .. } => found.push(value),
+                Out::Unusable(why) => found.push(json!({ "unusable": why })),
+                _ => {}
+            }
+        }
+        if found.len() >= messages {
+            return (found, None);
+        }
+        let (frames, end) = transport.next().await;
+        frames.into_iter().for_each(|frame| machine.on_frame(Time::ZERO, frame, &mut out));
+        if let Some(close) = end {
+            return (found, Some(machine.on_close(&close)));
+        }
+    }
+}
+
+#[tokio::test]
+async fn graphql_ws_accepts_the_right_token_and_sends_what_is_subscribed() {
+    let Some(peer) = start("graphql.js") else { return };
+    let spec = |token: &str, query: &str| {
+        let variables = serde_json::Map::from_iter([("upto".to_owned(), json!(3))]);
+        let operation = Operation { query: query.to_owned(), variables };
+        GraphQlSpec {
+            init: vec![("token".into(), Secret::new(token))],
+            operations: [(std::sync::Arc::from("numbers"), operation)].into(),
+            ..GraphQlSpec::new(format!("ws://127.0.0.1:{}/", peer.port))
+        }
+    };
+    let count = "subscription ($upto: Int!) { count(upto: $upto) }";
+    let (messages, end) = converse(&mut GraphQl::new(spec("right", count)), 3).await;
+    let told = |n: u64| json!({ "type": "numbers", "data": { "count": n } });
+    assert_eq!((messages, end), (vec![told(1), told(2), told(3)], None));
+    let (messages, _) = converse(&mut GraphQl::new(spec("right", "subscription { nothing }")), 1).await;
+    let why = messages[0]["unusable"].as_str().unwrap();
+    assert!(why.contains("the subscription \"numbers\" is refused") && why.contains("nothing"), "{why}");
+    let (messages, end) = converse(&mut GraphQl::new(spec("wrong", count)), 1).await;
+    assert!(
+        messages.is_empty() && matches!(&end, Some(CloseAction::Stop(why)) if why.contains("4403")),
+        "{end:?}"
+    );
 }
