@@ -19,7 +19,7 @@ use crate::{
         Adapter, Answer, COMPLAINT_FLOOR, Call, Caps, CloseAction, CloseInfo, ConnectRequest, Frame, Head,
         Out, Protocol, Reply, Secret, Transport,
     },
-    websocket::{PositionSpec, add_parameter, position_in},
+    websocket::{PositionSpec, add_parameter, id_at, position_in},
 };
 
 /// Between the validators of an answer.
@@ -49,6 +49,8 @@ pub struct PollSpec {
     pub items: Option<Path>,
     /// Where the elements of the list stand.
     pub position: Option<PositionSpec>,
+    /// Where an element has an id, if it has no position: a repetition is dropped by it.
+    pub message_id: Option<Path>,
     /// Where the answer stands, without a list.
     pub cursor: Option<Cursor>,
     /// What asking after a position proves, without a list.
@@ -69,6 +71,7 @@ impl PollSpec {
             timeout: Duration::from_secs(60),
             items: None,
             position: None,
+            message_id: None,
             cursor: None,
             resume: Resume::None,
             number: None,
@@ -223,7 +226,10 @@ impl Poll {
             return false;
         };
         for value in items.clone() {
-            let position = self.spec.position.as_ref().and_then(|spec| position_in(spec, &value));
+            let position = match &self.spec.position {
+                Some(spec) => position_in(spec, &value),
+                None => self.spec.message_id.as_ref().and_then(|path| id_at(path, &value)),
+            };
             self.move_to(position.clone());
             let raw = Bytes::from(value.to_string());
             out.push(Out::Message { value, raw, position, live: true });

@@ -53,6 +53,8 @@ pub struct WebSocketSpec {
     pub subprotocols: Vec<String>,
     /// Positions, if messages have them.
     pub position: Option<PositionSpec>,
+    /// Where a message has an id, a text or a number, if it has no position: a repetition is dropped by it.
+    pub message_id: Option<Path>,
     /// Query parameter that names the history a resume belongs to, if the server wants it.
     pub resume_epoch_query: Option<String>,
     /// Sent to join a channel: `{channel}` in it is the channel. `None` = there is nothing to join.
@@ -76,6 +78,7 @@ impl WebSocketSpec {
             headers: Vec::new(),
             subprotocols: Vec::new(),
             position: None,
+            message_id: None,
             resume_epoch_query: None,
             subscribe: None,
             unsubscribe: None,
@@ -246,7 +249,10 @@ impl Protocol for WebSocketJson {
             self.live = true;
             return out.push(Out::Live);
         }
-        let position = self.spec.position.as_ref().and_then(|spec| position_in(spec, &value));
+        let position = match &self.spec.position {
+            Some(spec) => position_in(spec, &value),
+            None => self.spec.message_id.as_ref().and_then(|path| id_at(path, &value)),
+        };
         out.push(Out::Message { value, raw, position, live: self.live });
     }
 
@@ -280,6 +286,12 @@ impl Protocol for WebSocketJson {
         self.closed();
         close.action()
     }
+}
+
+/// An id is a place that nothing can be resumed at, known again by whoever has the message still.
+pub(crate) fn id_at(path: &Path, message: &Value) -> Option<Position> {
+    let id = path.find(message).filter(|id| id.is_string() || id.is_number())?;
+    Some(Position::Opaque(text(id).into()))
 }
 
 /// Where a message stands.
@@ -345,6 +357,26 @@ mod tests {
             "ws://h/feed?x=1&since=a%20b%26c"
         );
         assert_eq!(machine.request(None).url, "ws://h/feed?x=1");
+    }
+
+    #[test]
+    fn an_id_is_the_place_of_a_message_without_a_position() {
+        let spec =
+            WebSocketSpec { message_id: Some("$.id".parse().unwrap()), ..WebSocketSpec::new("ws://h/") };
+        let mut machine = WebSocketJson::new(spec);
+        machine.on_open(Time(0), &Head::default(), &mut Vec::new());
+        for (message, id) in
+            [(r#"{"id":"a"}"#, Some("a")), (r#"{"id":7}"#, Some("7")), (r#"{"id":null}"#, None), ("{}", None)]
+        {
+            let out = frame(&mut machine, 1, message);
+            let Some(Out::Message { position, .. }) = out.first() else { panic!("{out:?}") };
+            assert_eq!(*position, id.map(|id| Position::Opaque(id.into())), "{message}");
+        }
+        assert_eq!(
+            machine.request(Some(&Position::Opaque("a".into()))).url,
+            "ws://h/",
+            "nothing is asked for by it"
+        );
     }
 
     #[test]

@@ -189,6 +189,7 @@ impl Fill<'_> {
         spec.headers = self.headers("headers", upstream.headers())?;
         spec.subprotocols = upstream.subprotocols().iter().map(|it| it.as_str().to_owned()).collect();
         spec.position = position(upstream.position());
+        spec.message_id = upstream.envelope().id().as_ref().map(|path| path.path().clone());
         spec.resume_epoch_query =
             upstream.position().resume_epoch_query().as_ref().map(|it| it.as_str().to_owned());
         spec.subscribe = upstream.subscribe().as_ref().map(|it| it.template().clone());
@@ -241,6 +242,7 @@ impl Fill<'_> {
                 resume,
                 dense: *position.dense().value(),
             }),
+            message_id: upstream.envelope().id().as_ref().map(|path| path.path().clone()),
             cursor: position
                 .cursor()
                 .as_ref()

@@ -102,6 +102,7 @@ every = "5s"
 timeout = "7s"
 max_message = "1KiB"
 items = "$.items"
+envelope = { id = "$.id" }
 position = { offset = "$.seq", epoch = "$.of", resume_query = "since", continuity = "unproven", dense = true }
 [upstreams.b]
 protocol = "poll"
@@ -117,6 +118,7 @@ position = { cursor = "$.next", resume_query = "after", continuity = "proven", n
         timeout: 7 * second,
         max_message: 1024,
         items: Some("$.items".parse().unwrap()),
+        message_id: Some("$.id".parse().unwrap()),
         position: Some(PositionSpec {
             offset: "$.seq".parse().unwrap(),
             epoch: Some("$.of".parse().unwrap()),

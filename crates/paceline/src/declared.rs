@@ -42,6 +42,7 @@ pub fn capabilities() -> Capabilities {
         Part::Sse,
         Part::Pusher,
         Part::Channels,
+        Part::MessageIds,
         Part::Fallback,
         Part::Http,
         Part::QueryEngine,

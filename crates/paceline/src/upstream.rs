@@ -159,6 +159,7 @@ common!(Custom);
 pub struct WebSocket {
     common: Common,
     spec: WebSocketSpec,
+    message_id: Option<String>,
     offset: Option<String>,
     epoch: Option<String>,
     resume_query: Option<String>,
@@ -173,6 +174,7 @@ impl WebSocket {
         Self {
             common: Common::new(name),
             spec: WebSocketSpec::new(url),
+            message_id: None,
             offset: None,
             epoch: None,
             resume_query: None,
@@ -197,6 +199,13 @@ impl WebSocket {
     /// Path of a message's position: a number that ascends, or a text.
     pub fn position(mut self, path: impl Into<String>) -> Self {
         self.offset = Some(path.into());
+        self
+    }
+
+    /// Path of a message's id, where it has no position: an event that is sent again, after a reconnect for example, is
+    /// dropped by it as long as the group remembers the first.
+    pub fn message_id(mut self, path: impl Into<String>) -> Self {
+        self.message_id = Some(path.into());
         self
     }
 
@@ -247,6 +256,7 @@ impl WebSocket {
     fn adapter(&self) -> Result<Arc<dyn Adapter>, String> {
         let path = |text: &str| text.parse::<Path>().map_err(|error| error.to_string());
         let mut spec = self.spec.clone();
+        spec.message_id = self.message_id.as_deref().map(path).transpose()?;
         if let Some(offset) = &self.offset {
             spec.position = Some(PositionSpec {
                 offset: path(offset)?,

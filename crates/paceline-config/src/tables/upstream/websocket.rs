@@ -30,7 +30,7 @@ table! {
     Envelope {
         /// Its type, a text.
         has r#type: JsonPath = "$.type", "what most servers call it",
-        /// Its id; a repetition is dropped by it.
+        /// Its id; where it has no position, a repetition of an event is dropped by it.
         may id: JsonPath; needs MessageIds,
         /// Its channel, a text.
         has channel: JsonPath = "$.channel", "what most servers call it",
