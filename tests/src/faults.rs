@@ -103,6 +103,8 @@ impl Draw {
     }
 }
 
+/// Bytes of a head, and some more.
+const HEAD: usize = 200;
 /// Silence before a reset.
 const SILENCE: Duration = Duration::from_millis(50);
 
@@ -124,6 +126,10 @@ fn serve(mut client: TcpStream, upstream: &str, fault: Fault, mut draw: Draw) ->
     });
     // The head of an answer and some messages, or less.
     let mut left = usize::try_from(draw.below(600)).unwrap_or_default() + 20;
+    if fault == Fault::Stalled {
+        // Behind the head of an answer: for that alone a client waits twenty seconds.
+        left += HEAD;
+    }
     let mut piece = [0; 256];
     loop {
         let read = server.read(&mut piece)?;
