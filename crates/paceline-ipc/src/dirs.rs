@@ -133,7 +133,9 @@ impl StateDir {
     /// # Errors
     /// [`DirectoryError`] for the first that cannot be made.
     pub fn restore(&self) -> Result<(), DirectoryError> {
-        PARTS.iter().try_for_each(|part| create(&self.0.root.join(part)))
+        let parts = PARTS.map(|part| self.0.root.join(part));
+        // Seldom is anything missing, and a look takes no lock of the directory.
+        parts.iter().filter(|part| fs::symlink_metadata(part).is_err()).try_for_each(|part| create(part))
     }
 
     /// The group that lives here.
