@@ -240,6 +240,10 @@ fn to_hub() -> Vec<ToHub> {
         ask(16, Ask::Online(true)),
         ask(17, Ask::Conflicts),
         ask(18, Ask::Layers { after: Some(key()) }),
+        ask(19, Ask::Outbox(OutboxAsk::Outcome(MutationId { session: SESSION, seq: 1 }))),
+        ask(20, Ask::Outbox(OutboxAsk::Retry(MutationId { session: SESSION, seq: 1 }))),
+        ask(21, Ask::Outbox(OutboxAsk::Discard(MutationId { session: SESSION, seq: 1 }))),
+        ask(22, Ask::Outbox(OutboxAsk::Authenticated)),
         ToHub::Presence(Presence { visible: false, focused: true, active: false, battery: Some(80) }),
         ToHub::Kit(address()),
         ToHub::Took(Epoch(4)),
@@ -463,6 +467,12 @@ fn looks() -> Vec<Answer> {
         Answer::Fetched(Fetched::Begun),
         Answer::Fetched(Fetched::Failed(failures().remove(0))),
         Answer::Refetched { ok: 2, failed: 1, failures: vec![(key(), "closed".into())] },
+        outcome(OutcomeKind::Done),
+        outcome(OutcomeKind::Rejected),
+        outcome(OutcomeKind::Failed),
+        outcome(OutcomeKind::Conflict),
+        outcome(OutcomeKind::Parked),
+        outcome(OutcomeKind::Discarded),
         Answer::Cascade(vec![CascadeLine {
             depth: 1,
             cause: "tag stock".into(),
@@ -473,6 +483,10 @@ fn looks() -> Vec<Answer> {
         Answer::Conflicts(vec![conflict()]),
         Answer::Layers { keys: vec![(key(), 2)], more: true },
     ]
+}
+
+fn outcome(kind: OutcomeKind) -> Answer {
+    Answer::Outcome { kind, error: Some("HTTP 422".into()), uncertain: true }
 }
 
 fn frames() -> Vec<ToSession> {

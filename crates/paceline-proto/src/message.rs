@@ -551,6 +551,38 @@ pub enum Ask {
         /// Exclusive start; `None` = from the first.
         after: Option<Key>,
     },
+    /// A question about mutations, or a wish.
+    Outbox(OutboxAsk),
+}
+
+/// What a session asks of the outbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutboxAsk {
+    /// What became of a mutation; answered when it has an outcome.
+    Outcome(MutationId),
+    /// Send one that ended without success once more.
+    Retry(MutationId),
+    /// Give one up.
+    Discard(MutationId),
+    /// There are other credentials: what waits for them is sent again.
+    Authenticated,
+}
+
+/// How a mutation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum OutcomeKind {
+    /// The server took it.
+    Done,
+    /// The server refused it.
+    Rejected,
+    /// All attempts failed. May change.
+    Failed,
+    /// The server's value had changed, and both versions are kept. May change.
+    Conflict,
+    /// Whether it was applied is not known. May change.
+    Parked,
+    /// It was taken back.
+    Discarded,
 }
 
 /// Answer to an `Ask`.
@@ -596,6 +628,15 @@ pub enum Answer {
         keys: Vec<(Key, u64)>,
         /// Others follow the last of these.
         more: bool,
+    },
+    /// What became of a mutation.
+    Outcome {
+        /// How it ended.
+        kind: OutcomeKind,
+        /// Why, where the server did not take it.
+        error: Option<String>,
+        /// Whether it may have been applied all the same.
+        uncertain: bool,
     },
 }
 

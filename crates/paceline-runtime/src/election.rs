@@ -82,6 +82,8 @@ pub(crate) enum ElectionIn {
     KitMade(Result<Box<PreparedKit>, String>),
     /// The outbox adopted, or failed to.
     Adopted { epoch: Epoch, result: Result<u64, String> },
+    /// All that is stored was read. Claims from this one on are still needed: their owners may have sent something.
+    Read { epoch: Epoch, keep_from: Option<Epoch> },
     /// The store cannot be written any more.
     StoreFailed { epoch: Epoch, why: String },
     /// A fence check failed.
@@ -127,6 +129,7 @@ impl Describe for ElectionIn {
             Self::OwnerClosed => "owner_closed",
             Self::KitMade(_) => "kit_made",
             Self::Adopted { .. } => "adopted",
+            Self::Read { .. } => "read",
             Self::StoreFailed { .. } => "store_failed",
             Self::Fenced { .. } => "fenced",
             Self::Drained { .. } => "drained",
@@ -165,6 +168,10 @@ pub(crate) struct ElectionBusiness {
     patience: Duration,
     /// It cannot join because of what its build is.
     misfit: Option<Blocked>,
+    /// Old files are to be collected.
+    collecting: bool,
+    /// The reign whose store was read, and the first claim that is still needed.
+    read: Option<(Epoch, Option<Epoch>)>,
     answers: VecDeque<Input>,
     driving: bool,
 }
@@ -187,6 +194,8 @@ impl ElectionBusiness {
             blocked: None,
             patience: JOIN_PATIENCE,
             misfit: None,
+            collecting: false,
+            read: None,
             answers: VecDeque::new(),
             driving: false,
         }
@@ -272,7 +281,10 @@ impl ElectionBusiness {
                 let stopped = seen.body.is_some_and(|body| process::is_stopped(&body.process) == Some(true));
                 self.drive(Input::OwnerStopped(stopped), io);
             }
-            Effect::Collect { .. } => self.collect(),
+            Effect::Collect { .. } => {
+                self.collecting = true;
+                self.collect();
+            }
             Effect::Left => self.left(io),
             Effect::Role(role) => {
                 self.blocked = match (&role, self.blocked.take()) {
@@ -490,12 +502,20 @@ impl ElectionBusiness {
         }
     }
 
-    fn collect(&self) {
+    /// Removes what is not needed any more, once it is known what that is.
+    fn collect(&mut self) {
+        let Some((_, keep_from)) = self.read.filter(|(epoch, _)| self.seat.reign.epoch() == Some(*epoch))
+        else {
+            return;
+        };
+        if !std::mem::take(&mut self.collecting) {
+            return;
+        }
         let dir = self.seat.dir.clone();
         tokio::task::spawn_blocking(move || {
             // Whatever cannot be collected now is collected by a later owner.
             let kept = claim::list_claims(&dir)
-                .and_then(|_| claim::collect_claims(&dir, None).map(drop))
+                .and_then(|_| claim::collect_claims(&dir, keep_from).map(drop))
                 .and_then(|()| kit::collect_kits(&dir, &was_never_used).map(drop))
                 .and_then(|()| member::collect_sessions(&dir).map(drop));
             if let Err(error) = kept {
@@ -555,6 +575,10 @@ impl Business for ElectionBusiness {
                 // Also where there is none: then those who submit hear from the outbox why.
                 self.seat.peers.hub(HubIn::Adopted { epoch }, io.trace);
                 Input::Adopted { epoch, result }
+            }
+            ElectionIn::Read { epoch, keep_from } => {
+                self.read = Some((epoch, keep_from));
+                return self.collect();
             }
             ElectionIn::StoreFailed { epoch, why } => {
                 self.seat.peers.hub(HubIn::Adopted { epoch }, io.trace);

@@ -17,10 +17,10 @@ use paceline_ipc::{
 use paceline_proto::{
     connection::Connection as UpstreamConnection,
     event::Event,
-    hub::{Begin as BeginHub, Carried, ChannelSpec, Effect, Hub, Input, QueryFact},
+    hub::{Begin as BeginHub, Carried, ChannelSpec, Effect, Hub, Input, QueryFact, QueryWish},
     id::{Channel, Epoch, LinkId, Mark, MutationId, Position, SessionId, Trace},
     limits::{HELLO_TIMEOUT, UNAUTHENTICATED_MAX, WRITE_MAX},
-    message::{Change, Hello, KitAddress, Member, Refusal, SubmitOutcome, ToHub, ToSession},
+    message::{Answer, Ask, Change, Hello, KitAddress, Member, Refusal, SubmitOutcome, ToHub, ToSession},
     time::{Time, earliest},
 };
 use paceline_query::rules::Defaults;
@@ -80,6 +80,8 @@ pub(crate) enum HubIn {
     Connection { epoch: Epoch, connection: UpstreamConnection },
     /// The outbox answers.
     Stored { epoch: Epoch, results: Vec<(MutationId, SubmitOutcome)> },
+    /// The outbox answers a question.
+    Answer { epoch: Epoch, link: LinkId, id: u64, answer: Answer },
     /// Adoption ended well.
     Adopted { epoch: Epoch },
     /// The session's lock is free.
@@ -128,6 +130,7 @@ impl Describe for HubIn {
             Self::Publish { .. } => "publish",
             Self::Connection { .. } => "connection",
             Self::Stored { .. } => "stored",
+            Self::Answer { .. } => "answer",
             Self::Adopted { .. } => "adopted",
             Self::MemberDead { .. } => "member_dead",
             Self::Drain { .. } => "drain",
@@ -385,6 +388,9 @@ impl HubBusiness {
             Effect::Drained { last } => self.seat.peers.election(ElectionIn::Drained { last }, io.trace),
             Effect::Presence { session, presence } => {
                 self.seat.observer.event(Event::PresenceChanged { session, presence });
+            }
+            Effect::Query(QueryFact::Asked { link, id, ask: Ask::Outbox(ask), trace, .. }) => {
+                self.seat.peers.outbox(OutboxIn::Ask { epoch, link, id, ask }, trace);
             }
             Effect::Query(fact) => {
                 if let Some(observation) = self.follows.then(|| observation(&fact)).flatten() {
@@ -647,6 +653,9 @@ impl Business for HubBusiness {
             HubIn::Stored { epoch, results } if self.is_current(epoch) => {
                 self.drive(Input::Stored(results), io)
             }
+            HubIn::Answer { epoch, link, id, answer } if self.is_current(epoch) => {
+                self.drive(Input::Query(QueryWish::Answer { link, id, answer }), io);
+            }
             HubIn::Adopted { epoch } if self.is_current(epoch) => self.drive(Input::Adopted, io),
             HubIn::MemberDead { epoch, session } if self.is_current(epoch) => {
                 self.drive(Input::MemberDead(session), io);
@@ -692,6 +701,7 @@ impl Business for HubBusiness {
             | HubIn::Publish { .. }
             | HubIn::Connection { .. }
             | HubIn::Stored { .. }
+            | HubIn::Answer { .. }
             | HubIn::Adopted { .. }
             | HubIn::MemberDead { .. }
             | HubIn::Drain { .. }

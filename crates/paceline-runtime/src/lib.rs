@@ -5,6 +5,7 @@
 //! (`shell.rs`), most over a pure machine. Other threads hold a [`Runtime`], read the [`replica::Replica`] and send messages.
 
 mod death;
+pub mod drain;
 mod election;
 pub mod fetcher;
 mod fold;

@@ -9,7 +9,7 @@ use paceline_proto::{
 };
 use paceline_query::rules::Defaults;
 
-use crate::{fetcher::Fetchers, socket::Upstream, token::Keeper};
+use crate::{drain::Sends, fetcher::Fetchers, socket::Upstream, token::Keeper};
 
 /// Who this session is, as others see it.
 #[derive(Debug, Clone)]
@@ -43,6 +43,8 @@ pub struct Options {
     pub defaults: Defaults,
     /// What this session can fetch.
     pub fetchers: Fetchers,
+    /// What this session sends when it leads; without it what is stored waits for another.
+    pub sends: Option<Sends>,
     /// Tokens among it: their refreshes are waited for when the session leaves.
     pub tokens: Vec<Keeper>,
 }

@@ -1,4 +1,5 @@
-//! Outbox actor: the queue database of the reign. Submits gather while a commit runs and go into the next one.
+//! Outbox actor: the queue database of the reign, and what is sent of it. Submits and marks gather while a commit runs and go
+//! into the next one.
 //!
 //! **Invariant:** an acknowledgement follows the commit *and* a look at the fence after it, in that order, on the thread
 //! that committed; see `docs/FAILOVER.md`.
@@ -9,19 +10,24 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use paceline_ipc::{claim, dirs::StateDir, failpoint::hit, fence::OwnedClaim};
 use paceline_proto::{
     event::Event,
-    id::{Epoch, MutationId, SessionId},
+    id::{Epoch, LinkId, MutationId, SessionId},
     limits::{COMMIT_MAX, COMMIT_PER_SESSION},
-    message::{Submit, SubmitOutcome},
-    time::Time,
+    message::{OutboxAsk, Submit, SubmitOutcome},
+    time::{Time, earliest},
 };
-use paceline_store::{FoldLimit, Inheritance, QueueDb, StoreError, SubmitResult, limits::SEGMENTS_SOFT};
+use paceline_query::outbox::{Answer, Brief, Input, Mark};
+use paceline_store::{
+    FoldLimit, Inheritance, QueueDb, RowState, StoreError, SubmitResult, limits::SEGMENTS_SOFT,
+};
 
 use tokio::sync::oneshot;
 
 use crate::{
+    drain::{self, Drain, Found, Page, Sends},
     election::{ElectionIn, blocking},
     hub::HubIn,
     shell::{Business, Describe, Io},
@@ -30,6 +36,8 @@ use crate::{
 
 /// An idle store copies its log back and folds one step of old segments after this time.
 const FOLD_AFTER_IDLE: Duration = Duration::from_secs(1);
+/// Locks of former owners whose attempts have no answer are looked at so often.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Rows copied forward in one step of a fold: a commit of some milliseconds.
 const FOLD_ROWS: usize = 1024;
 
@@ -45,6 +53,14 @@ pub(crate) enum OutboxIn {
     Committed { epoch: Epoch, store: Box<Store>, committed: Committed },
     /// A step of a fold ended.
     Folded { epoch: Epoch, store: Box<Store>, result: Result<(), String> },
+    /// A step of reading what is stored ended.
+    Read { epoch: Epoch, store: Box<Store>, page: Result<Page, String> },
+    /// A session asks, or wishes.
+    Ask { epoch: Epoch, link: LinkId, id: u64, ask: OutboxAsk },
+    /// An attempt ended. The claim is held until then, so that nobody takes its owner for gone.
+    Answered { epoch: Epoch, id: MutationId, answer: Answer, claim: Arc<OwnedClaim> },
+    /// Former owners that are gone.
+    Released { epoch: Epoch, gone: Vec<Epoch> },
     /// Flush for a handover, then let the hub drain.
     Drain { epoch: Epoch, to: SessionId },
     /// The handover failed.
@@ -65,6 +81,10 @@ impl Describe for OutboxIn {
             Self::Store { .. } => "store",
             Self::Committed { .. } => "committed",
             Self::Folded { .. } => "folded",
+            Self::Read { .. } => "read",
+            Self::Ask { .. } => "ask",
+            Self::Answered { .. } => "answered",
+            Self::Released { .. } => "released",
             Self::Drain { .. } => "drain",
             Self::Resume { .. } => "resume",
             Self::End { .. } => "end",
@@ -120,6 +140,11 @@ impl From<StoreError> for AdoptError {
 /// How a commit ended.
 pub(crate) struct Committed {
     results: Vec<(MutationId, SubmitOutcome)>,
+    /// New mutations, and what is to be known of each.
+    accepted: Vec<(MutationId, Option<Brief>)>,
+    /// Marks that are durable; with what is to be sent.
+    marked: Vec<(MutationId, Option<Bytes>)>,
+    found: Vec<(MutationId, Found)>,
     fenced: Option<String>,
     failed: Option<String>,
     /// How many were committed by an owner that was replaced meanwhile.
@@ -155,12 +180,20 @@ pub(crate) struct OutboxBusiness {
     changed: bool,
     /// The own reign whose store failed, and its last durable row.
     failed: Option<(Epoch, u64)>,
+    /// What this session sends, if it can.
+    sends: Option<Sends>,
+    drain: Option<Drain>,
+    /// Questions that came before the reign that they are for.
+    early: Vec<(Epoch, LinkId, u64, OutboxAsk)>,
+    /// A step of reading comes before the next commit.
+    read_next: bool,
+    look_at: Option<Time>,
     /// Why there is no store, for those who submit.
     why_absent: String,
 }
 
 impl OutboxBusiness {
-    pub(crate) fn new(seat: Seat) -> Self {
+    pub(crate) fn new(seat: Seat, sends: Option<Sends>) -> Self {
         Self {
             seat,
             epoch: Epoch::NONE,
@@ -174,6 +207,11 @@ impl OutboxBusiness {
             fold_next: false,
             changed: false,
             failed: None,
+            sends,
+            drain: None,
+            early: Vec::new(),
+            read_next: false,
+            look_at: None,
             why_absent: String::new(),
         }
     }
@@ -183,6 +221,15 @@ impl OutboxBusiness {
         self.state = State::Away;
         self.waiting.clear();
         self.draining = None;
+        let rules = self.sends.as_ref().map(|sends| sends.rules.clone()).unwrap_or_default();
+        let mut drain = Drain::new(rules, epoch);
+        for (of, link, id, ask) in std::mem::take(&mut self.early) {
+            if of == epoch {
+                drain.ask(io.now, link, id, &ask);
+            }
+        }
+        self.drain = Some(drain);
+        self.look_at = None;
         let store = Box::new(Store { database, claim, dir: self.seat.dir.clone() });
         let failed = self.failed;
         io.complete(async move {
@@ -199,6 +246,7 @@ impl OutboxBusiness {
             }
             Err(error) => {
                 self.state = State::Absent;
+                self.drain = None;
                 let (AdoptError::Fenced(why) | AdoptError::Lasting(why) | AdoptError::Passing(why)) = &error;
                 self.why_absent.clone_from(why);
                 match error {
@@ -216,6 +264,22 @@ impl OutboxBusiness {
         let epoch = self.epoch;
         // The hub learns the outcomes in any case: a NACK is an answer too.
         self.seat.peers.hub(HubIn::Stored { epoch, results: committed.results }, io.trace);
+        if committed.fenced.is_none()
+            && committed.failed.is_none()
+            && let Some(drain) = &mut self.drain
+        {
+            for (id, brief) in committed.accepted {
+                drain.accepted(io.now, id, brief);
+            }
+            for (id, payload) in committed.marked {
+                drain.marked(io.now, id, payload);
+            }
+            for (id, found) in committed.found {
+                drain.found(id, &found);
+            }
+        } else {
+            self.drain = None;
+        }
         if committed.full {
             self.seat.observer.event(Event::LimitReached { limit: "DISK_CAP" });
         }
@@ -248,11 +312,21 @@ impl OutboxBusiness {
             return;
         }
         let epoch = self.epoch;
-        if !self.waiting.is_empty()
+        self.work(io);
+        if std::mem::take(&mut self.read_next) && self.start_reading(io) {
+            return;
+        }
+        if self.wants_commit()
             && let State::Here(store) = std::mem::replace(&mut self.state, State::Away)
         {
-            let batch = next_batch(&mut self.waiting, &mut self.turn);
+            let mut batch =
+                Batch { submits: next_batch(&mut self.waiting, &mut self.turn), ..Batch::default() };
+            if let Some(drain) = &mut self.drain {
+                batch.marks = std::mem::take(&mut drain.work.marks);
+                batch.lookups = std::mem::take(&mut drain.work.lookups);
+            }
             self.dirty = true;
+            self.read_next = true;
             io.complete(async move {
                 let (store, committed) = blocking(move || commit(store, &batch)).await;
                 OutboxIn::Committed { epoch, store, committed }
@@ -273,7 +347,12 @@ impl OutboxBusiness {
                 .collect();
             self.seat.peers.hub(HubIn::Stored { epoch, results }, io.trace);
         }
-        if let Some(to) = self.draining.take() {
+        if self.start_reading(io) {
+            return;
+        }
+        if let Some(to) =
+            self.draining.take_if(|_| self.drain.as_ref().is_none_or(|drain| !drain.must_finish()))
+        {
             hit("flushed");
             self.seat.peers.hub(HubIn::Drain { epoch, to }, io.trace);
         }
@@ -286,6 +365,68 @@ impl OutboxBusiness {
         {
             self.fold_at = Some(io.now + FOLD_AFTER_IDLE);
         }
+    }
+
+    fn wants_commit(&self) -> bool {
+        let work = self.drain.as_ref().map(|drain| &drain.work);
+        !self.waiting.is_empty()
+            || work.is_some_and(|work| !work.marks.is_empty() || !work.lookups.is_empty())
+    }
+
+    /// Sends and tells what is to be.
+    fn work(&mut self, io: &mut Io<'_, OutboxIn>) {
+        let epoch = self.epoch;
+        let Some(drain) = &mut self.drain else { return };
+        for (link, id, answer) in std::mem::take(&mut drain.work.answers) {
+            self.seat.peers.hub(HubIn::Answer { epoch, link, id, answer }, io.trace);
+        }
+        let (State::Here(store), Some(sends)) = (&self.state, &self.sends) else { return };
+        for (id, outgoing) in std::mem::take(&mut drain.work.sends) {
+            let (sending, claim) = (sends.sender.send(outgoing), store.claim.clone());
+            io.complete(async move { OutboxIn::Answered { epoch, id, answer: sending.await, claim } });
+        }
+    }
+
+    /// Starts a step of reading, if the store is here and not all of it is read.
+    fn start_reading(&mut self, io: &mut Io<'_, OutboxIn>) -> bool {
+        // One that sends nothing leaves what is stored to others.
+        let wanted = self.drain.as_ref().filter(|_| self.draining.is_none() && !self.stopping);
+        let Some(after) = wanted.and_then(Drain::reads_after) else { return false };
+        match std::mem::replace(&mut self.state, State::Away) {
+            State::Here(mut store) => {
+                let epoch = self.epoch;
+                io.complete(async move {
+                    let read = move || {
+                        let page = drain::read(&mut store.database, after).map_err(|error| error.to_string());
+                        (store, page)
+                    };
+                    let (store, page) = blocking(read).await;
+                    OutboxIn::Read { epoch, store, page }
+                });
+                true
+            }
+            other @ (State::Absent | State::Away) => {
+                self.state = other;
+                false
+            }
+        }
+    }
+
+    /// Looks whether former owners are gone whose attempts have no answer.
+    fn look(&mut self, io: &mut Io<'_, OutboxIn>) {
+        let former = self.drain.as_ref().map(Drain::former_owners).unwrap_or_default();
+        self.look_at = None;
+        if former.is_empty() {
+            return;
+        }
+        let (epoch, dir) = (self.epoch, self.seat.dir.clone());
+        io.complete(async move {
+            let look = move || {
+                let is_gone = |epoch: &Epoch| claim::inspect_claim(&dir, *epoch).lock.is_free();
+                former.into_iter().filter(is_gone).collect()
+            };
+            OutboxIn::Released { epoch, gone: blocking(look).await }
+        });
     }
 
     /// Starts a step of a fold, if the store is here.
@@ -338,22 +479,74 @@ impl Business for OutboxBusiness {
                 }
                 self.go_on(io);
             }
-            OutboxIn::Drain { epoch, to } if epoch == self.epoch => {
-                self.draining = Some(to);
+            OutboxIn::Read { epoch, store, page } if epoch == self.epoch => {
+                self.state = State::Here(store);
+                match (page, &mut self.drain) {
+                    (Ok(page), Some(drain)) => {
+                        if drain.take(io.now, page) {
+                            let keep_from = drain.former_owners().first().copied();
+                            self.seat.peers.election(ElectionIn::Read { epoch, keep_from }, io.trace);
+                            self.look(io);
+                        }
+                    }
+                    (Err(why), _) => {
+                        self.drain = None;
+                        self.state = State::Absent;
+                        self.why_absent.clone_from(&why);
+                        self.seat.peers.election(ElectionIn::StoreFailed { epoch, why }, io.trace);
+                    }
+                    (Ok(_), None) => {}
+                }
                 self.go_on(io);
             }
-            OutboxIn::Resume { epoch } if epoch == self.epoch => self.draining = None,
+            OutboxIn::Ask { epoch, link, id, ask } if epoch == self.epoch => {
+                if let Some(drain) = &mut self.drain {
+                    drain.ask(io.now, link, id, &ask);
+                }
+                self.changed = true;
+            }
+            OutboxIn::Ask { epoch, link, id, ask } if epoch > self.epoch => {
+                self.early.push((epoch, link, id, ask));
+            }
+            OutboxIn::Answered { epoch, id, answer, claim } if epoch == self.epoch => {
+                drop(claim);
+                if let Some(drain) = &mut self.drain {
+                    drain.handle(io.now, Input::Answered { id, answer });
+                }
+                self.changed = true;
+            }
+            OutboxIn::Released { epoch, gone } if epoch == self.epoch => {
+                if let Some(drain) = &mut self.drain {
+                    gone.into_iter().for_each(|epoch| drain.handle(io.now, Input::Released { epoch }));
+                    self.look_at = (!drain.former_owners().is_empty()).then(|| io.now + LOOK_AGAIN);
+                }
+                self.changed = true;
+            }
+            OutboxIn::Drain { epoch, to } if epoch == self.epoch => {
+                self.draining = Some(to);
+                self.pause(io.now, true);
+                self.go_on(io);
+            }
+            OutboxIn::Resume { epoch } if epoch == self.epoch => {
+                self.draining = None;
+                self.pause(io.now, false);
+                self.go_on(io);
+            }
             OutboxIn::End { epoch } if epoch == self.epoch => {
                 self.fold_next = false;
                 self.moved(epoch, self.waiting.values().map(VecDeque::len).sum());
                 self.epoch = Epoch::NONE;
                 self.state = State::Absent;
+                self.drain = None;
+                self.look_at = None;
                 self.waiting.clear();
                 self.fold_at = None;
             }
             OutboxIn::Retire { epoch, reply } => {
                 let empty = match &self.state {
-                    State::Here(store) => self.waiting.is_empty() && store.database.counts().rows == 0,
+                    State::Here(_) => {
+                        self.waiting.is_empty() && self.drain.as_ref().is_some_and(Drain::is_empty)
+                    }
                     State::Absent | State::Away => false,
                 };
                 self.seat.peers.hub(HubIn::Retired { epoch, empty, reply }, io.trace);
@@ -367,6 +560,10 @@ impl Business for OutboxBusiness {
             OutboxIn::Store { epoch, .. } => self.moved(epoch, 1),
             OutboxIn::Adopted { .. }
             | OutboxIn::Folded { .. }
+            | OutboxIn::Read { .. }
+            | OutboxIn::Ask { .. }
+            | OutboxIn::Answered { .. }
+            | OutboxIn::Released { .. }
             | OutboxIn::Drain { .. }
             | OutboxIn::Resume { .. }
             | OutboxIn::End { .. } => {}
@@ -374,12 +571,22 @@ impl Business for OutboxBusiness {
     }
 
     fn deadline(&self) -> Option<Time> {
-        self.fold_at
+        let drain = self.drain.as_ref().and_then(Drain::deadline);
+        earliest(earliest(self.fold_at, self.look_at), drain)
     }
 
     fn due(&mut self, io: &mut Io<'_, OutboxIn>) {
-        self.fold_at = None;
-        self.start_fold(io);
+        if let Some(drain) = &mut self.drain {
+            drain.handle(io.now, Input::Tick);
+            self.changed = true;
+        }
+        if self.look_at.is_some_and(|at| at <= io.now) {
+            self.look(io);
+        }
+        if self.fold_at.is_some_and(|at| at <= io.now) {
+            self.fold_at = None;
+            self.start_fold(io);
+        }
     }
 
     fn flush(&mut self, io: &mut Io<'_, OutboxIn>) {
@@ -387,6 +594,22 @@ impl Business for OutboxBusiness {
             self.go_on(io);
         }
     }
+}
+
+impl OutboxBusiness {
+    fn pause(&mut self, now: Time, paused: bool) {
+        if let Some(drain) = &mut self.drain {
+            drain.handle(now, Input::Pause { scope: None, paused });
+        }
+    }
+}
+
+/// What one commit stores, and what is looked up before the next.
+#[derive(Default)]
+struct Batch {
+    submits: Vec<Submit>,
+    marks: Vec<(MutationId, Mark)>,
+    lookups: Vec<MutationId>,
 }
 
 /// At most `COMMIT_PER_SESSION` submits of one session and `COMMIT_MAX` in all, sessions in turn.
@@ -454,29 +677,55 @@ fn adopt_steps(
 }
 
 /// Commits, then looks at the fence, then says what may be said.
-fn commit(mut store: Box<Store>, batch: &[Submit]) -> (Box<Store>, Committed) {
+fn commit(mut store: Box<Store>, batch: &Batch) -> (Box<Store>, Committed) {
+    let submits = &batch.submits;
     let mut committed = Committed {
-        results: Vec::with_capacity(batch.len()),
+        results: Vec::with_capacity(submits.len()),
+        accepted: Vec::new(),
+        marked: Vec::new(),
+        found: Vec::new(),
         fenced: None,
         failed: None,
         moved: 0,
         full: false,
     };
-    let all = |outcome: &SubmitOutcome| batch.iter().map(|submit| (submit.id, outcome.clone())).collect();
+    let all = |outcome: &SubmitOutcome| submits.iter().map(|submit| (submit.id, outcome.clone())).collect();
+    let marks: Vec<_> = batch.marks.iter().map(|(id, mark)| drain::stored(*id, mark)).collect();
     hit("commit");
-    let stored = store.database.commit(batch);
+    let mut stored = store.database.store(submits, &marks);
+    if matches!(&stored, Err(error) if error.retryable() && !error.state_unknown()) && !marks.is_empty() {
+        // No room for more mutations; what became of others is stored all the same.
+        let refused = stored;
+        stored = store.database.store(&[], &marks).and(refused);
+        if stored.as_ref().is_err_and(|error| !error.state_unknown())
+            && store.claim.fence().unfenced().is_ok()
+        {
+            committed.marked = marked(&mut store, &batch.marks);
+        }
+    }
     hit("committed");
     match stored {
         Ok(results) => match store.claim.fence().unfenced() {
             Ok(()) => {
                 hit("acknowledge");
                 let outcomes = results.iter().map(outcome);
-                committed.results = batch.iter().map(|submit| submit.id).zip(outcomes).collect();
+                committed.results = submits.iter().map(|submit| submit.id).zip(outcomes).collect();
+                let new = submits.iter().zip(&results);
+                let new = new.filter(|(_, result)| matches!(result, SubmitResult::Accepted { .. }));
+                committed.accepted =
+                    new.map(|(submit, _)| (submit.id, drain::brief(&submit.payload))).collect();
+                committed.marked = marked(&mut store, &batch.marks);
+                for id in &batch.lookups {
+                    match drain::look_up(&mut store.database, *id) {
+                        Ok(found) => committed.found.push((*id, found)),
+                        Err(error) => tracing::warn!(%error, "a mutation cannot be looked up"),
+                    }
+                }
             }
             Err(fenced) => {
                 committed.results = all(&SubmitOutcome::Moved);
                 committed.fenced = Some(fenced.to_string());
-                committed.moved = batch.len();
+                committed.moved = submits.len();
             }
         },
         Err(error) if error.retryable() && !error.state_unknown() => {
@@ -491,6 +740,18 @@ fn commit(mut store: Box<Store>, batch: &[Submit]) -> (Box<Store>, Committed) {
         }
     }
     (store, committed)
+}
+
+/// The durable marks, each with what is to be sent behind it.
+fn marked(store: &mut Store, marks: &[(MutationId, Mark)]) -> Vec<(MutationId, Option<Bytes>)> {
+    let mut payload = |id: MutationId, mark: &Mark| match mark {
+        Mark::Sending { .. } => {
+            let rows = store.database.of(id).ok()?;
+            rows.into_iter().find(|row| row.state == RowState::Queued).map(|row| row.payload)
+        }
+        _ => None,
+    };
+    marks.iter().map(|(id, mark)| (*id, payload(*id, mark))).collect()
 }
 
 fn outcome(result: &SubmitResult) -> SubmitOutcome {
@@ -533,11 +794,8 @@ mod tests {
 
     /// `each` submits of each of the sessions 1 to `sessions`.
     fn waiting(sessions: usize, each: usize) -> BTreeMap<SessionId, VecDeque<Submit>> {
-        let submit = |session, seq| Submit {
-            id: MutationId { session, seq },
-            hash: [0; 16],
-            payload: bytes::Bytes::new(),
-        };
+        let submit =
+            |session, seq| Submit { id: MutationId { session, seq }, hash: [0; 16], payload: Bytes::new() };
         let of = |n: usize| {
             let session = SessionId(n as u128);
             (session, (1..=each as u64).map(|seq| submit(session, seq)).collect())

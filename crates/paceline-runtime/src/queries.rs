@@ -265,7 +265,8 @@ impl Queries {
             | Ask::Keys { .. }
             | Ask::Stats
             | Ask::Layers { .. }
-            | Ask::Look { .. } => Answer::Refused("this is no question for the query engine".to_owned()),
+            | Ask::Look { .. }
+            | Ask::Outbox(_) => Answer::Refused("this is no question for the query engine".to_owned()),
         };
         out.wishes.push(QueryWish::Answer { link, id, answer });
         None

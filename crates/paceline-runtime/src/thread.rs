@@ -403,7 +403,7 @@ fn start_actors(
     });
     let fetcher = FetcherBusiness::new(options.fetchers, observer.clone(), answer);
     let socket = SocketBusiness::new(seat.clone(), options.upstreams, seed);
-    let outbox = OutboxBusiness::new(seat);
+    let outbox = OutboxBusiness::new(seat, options.sends);
 
     let mailboxes = Mailboxes {
         election: Shell::start(election, ring.clone(), death.clone(), observer.clone()),

@@ -196,6 +196,21 @@ impl QueueDb {
         Ok(rows)
     }
 
+    /// The reachable rows of one mutation, in the order they were first stored: the mutation itself, then its marks.
+    ///
+    /// # Errors
+    /// As [`QueueDb::rows`].
+    pub fn of(&mut self, id: MutationId) -> Result<Vec<Row>, StoreError> {
+        let own = Range { epoch: self.epoch.unwrap_or(Epoch::NONE), after: 0, upto: self.last_row };
+        let mut rows = row::of(&self.conn, own, id).map_err(|e| StoreError::sqlite(&self.path, &e))?;
+        for segment in self.segments.clone() {
+            let range = Range::from(&segment);
+            rows.extend(self.read_segment(&segment, |conn| row::of(conn, range, id))?);
+        }
+        rows.sort_by_key(|row| row.origin);
+        Ok(rows)
+    }
+
     /// How much is reachable. Does not depend on the length of the queue.
     pub fn counts(&self) -> Counts {
         let inherited = self.segments.iter().map(Segment::len).sum::<u64>();

@@ -224,6 +224,23 @@ pub(crate) fn take(
     Ok(taken)
 }
 
+/// The rows of one mutation in the range.
+pub(crate) fn of(conn: &Connection, range: Range, id: MutationId) -> rusqlite::Result<Vec<Row>> {
+    conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM rows WHERE session = ?1 AND seq = ?2 AND row > ?3 AND row <= ?4"
+    ))?
+    .query_map(
+        params![
+            id.session.0.to_be_bytes(),
+            id.seq.cast_signed(),
+            range.after.cast_signed(),
+            range.upto.cast_signed()
+        ],
+        |r| decode(r, range.epoch).map(|(_, row)| row),
+    )?
+    .collect()
+}
+
 /// The session's highest sequence number among the rows up to `upto`, 0 where there is none.
 pub(crate) fn high_water(conn: &Connection, session: SessionId, upto: u64) -> rusqlite::Result<u64> {
     conn.prepare_cached(

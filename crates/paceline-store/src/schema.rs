@@ -72,6 +72,7 @@ CREATE TABLE rows (
 ) STRICT;
 
 CREATE UNIQUE INDEX rows_mutation ON rows (session, seq) WHERE state = 0;
+CREATE INDEX rows_of ON rows (session, seq);
 
 CREATE INDEX rows_folded ON rows (origin_epoch, origin_row) WHERE origin_epoch IS NOT NULL;
 ";

@@ -275,6 +275,11 @@ impl World {
                     let shown: Known = all_rows(db).iter().map(|r| (r.id, r.hash, r.state)).collect();
                     assert_eq!(&shown, known, "epoch {}", owner.epoch);
                     assert_eq!(db.counts().rows, known.len() as u64);
+                    if let Some((id, ..)) = known.last() {
+                        let of: Known = db.of(*id).unwrap().iter().map(|r| (r.id, r.hash, r.state)).collect();
+                        let expected: Known = known.iter().filter(|row| row.0 == *id).copied().collect();
+                        assert_eq!(of, expected);
+                    }
                 }
             }
         }

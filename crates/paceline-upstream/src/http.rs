@@ -18,8 +18,8 @@ use paceline_proto::{
 };
 use paceline_query::condition::Bindings;
 use reqwest::{
-    Client, Response, StatusCode, Url,
-    header::{self, HeaderMap, HeaderName, HeaderValue},
+    Client,
+    header::{HeaderMap, HeaderName, HeaderValue},
     redirect,
 };
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
@@ -32,6 +32,7 @@ use crate::{
 };
 
 pub use reqwest::Method;
+pub(crate) use reqwest::{Error as RequestError, Response, StatusCode, Url, header};
 
 /// Look-up, connect and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,6 +55,8 @@ pub struct HttpClient(Arc<Clients>);
 struct Clients {
     plain: OnceCell<Client>,
     secure: OnceCell<Client>,
+    plain_exact: OnceCell<Client>,
+    secure_exact: OnceCell<Client>,
 }
 
 /// A request for the values of one resource.
@@ -155,29 +158,34 @@ impl fmt::Debug for HttpClient {
 
 impl HttpClient {
     pub(crate) async fn get(&self, secure: bool) -> Result<&Client, String> {
+        let cell = if secure { &self.0.secure } else { &self.0.plain };
+        cell.get_or_try_init(|| Self::make(secure, same_origin())).await
+    }
+
+    /// For requests that go to one address only.
+    pub(crate) async fn without_redirects(&self, secure: bool) -> Result<&Client, String> {
+        let cell = if secure { &self.0.secure_exact } else { &self.0.plain_exact };
+        cell.get_or_try_init(|| Self::make(secure, redirect::Policy::none())).await
+    }
+
+    async fn make(secure: bool, redirects: redirect::Policy) -> Result<Client, String> {
         if secure {
-            let make = async {
-                // Reads the system's roots, some milliseconds the first time.
-                let config = tokio::task::spawn_blocking(tls::client_config).await;
-                client((*config.map_err(|error| error.to_string())??).clone())
-            };
-            self.0.secure.get_or_try_init(|| make).await
+            // Reads the system's roots, some milliseconds the first time.
+            let config = tokio::task::spawn_blocking(tls::client_config).await;
+            client((*config.map_err(|error| error.to_string())??).clone(), redirects)
         } else {
-            let make = async {
-                let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-                    .with_safe_default_protocol_versions()
-                    .map_err(|error| error.to_string())?
-                    .with_root_certificates(RootCertStore::empty())
-                    .with_no_client_auth();
-                client(config)
-            };
-            self.0.plain.get_or_try_init(|| make).await
+            let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .map_err(|error| error.to_string())?
+                .with_root_certificates(RootCertStore::empty())
+                .with_no_client_auth();
+            client(config, redirects)
         }
     }
 }
 
-fn client(tls: ClientConfig) -> Result<Client, String> {
-    let same_origin = redirect::Policy::custom(|attempt| {
+fn same_origin() -> redirect::Policy {
+    redirect::Policy::custom(|attempt| {
         let from = attempt.previous().first().map(Url::origin);
         if from != Some(attempt.url().origin()) {
             attempt.stop()
@@ -186,11 +194,14 @@ fn client(tls: ClientConfig) -> Result<Client, String> {
         } else {
             attempt.follow()
         }
-    });
+    })
+}
+
+fn client(tls: ClientConfig, redirects: redirect::Policy) -> Result<Client, String> {
     Client::builder()
         .tls_backend_preconfigured(tls)
         .no_proxy()
-        .redirect(same_origin)
+        .redirect(redirects)
         .retry(reqwest::retry::never())
         .referer(false)
         .user_agent(concat!("paceline/", env!("CARGO_PKG_VERSION")))
@@ -538,7 +549,7 @@ pub async fn call(client: &HttpClient, call: &Call) -> Result<Reply, String> {
 }
 
 /// The innermost cause; what is around it repeats the URL with its parameters.
-fn cause(error: &reqwest::Error) -> String {
+pub(crate) fn cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;

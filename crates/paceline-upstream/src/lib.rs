@@ -2,6 +2,7 @@
 
 pub mod fetch;
 pub mod http;
+pub mod send;
 mod stream;
 mod tls;
 pub mod transport;

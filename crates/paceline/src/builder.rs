@@ -1,13 +1,15 @@
 //! Joining a group.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use paceline_ipc::{
     dirs::StateDir,
     group::{GroupName, InvalidGroupName},
 };
 use paceline_proto::{fetch::Declared, id::SessionId, message::Rank, program::Program};
-use paceline_runtime::{Afterwards, Identity, Options, Runtime, StartError};
+use paceline_query::outbox::Rules;
+use paceline_runtime::{Afterwards, Identity, Options, Runtime, StartError, drain::Sends};
+use paceline_upstream::send::HttpSender;
 
 use crate::{
     declared::{Declarations, Queries, items},
@@ -220,7 +222,9 @@ impl Builder {
         let configured = config.as_ref().map(paceline_config::Config::declared).unwrap_or_default();
         let label = if self.label.is_empty() { format!("pid {}", std::process::id()) } else { self.label };
         let program = self.program.unwrap_or_else(program);
-        let Queries { defaults, resources: mut declared, mut fetchers, tokens } = queries;
+        let Queries { defaults, resources: mut declared, mut fetchers, tokens, sender } = queries;
+        let sender = sender.or_else(|| (self.rank != Rank::Observer).then(HttpSender::default));
+        let sends = sender.map(|sender| Sends { rules: Rules::default(), sender: Arc::new(sender) });
         let coded = self.resources.into_iter().map(|resource| {
             let declared = declared.remove(resource.name());
             resource.build(declared, &mut fetchers)
@@ -234,7 +238,8 @@ impl Builder {
         let (declared, items) = items(configured, &resources);
         let session = SessionId(paceline_runtime::unique());
         let identity = Identity { session, label, program, rank: self.rank, declared };
-        let options = Options { dir, identity, upstreams, resources, items, defaults, fetchers, tokens };
+        let options =
+            Options { dir, identity, upstreams, resources, items, defaults, fetchers, sends, tokens };
         let runtime = Runtime::start(options)?;
         if let Some(afterwards) = self.signals {
             runtime.handle_signals(afterwards).map_err(StartError::Signals)?;

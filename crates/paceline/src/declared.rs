@@ -25,6 +25,7 @@ use paceline_runtime::{
 use paceline_upstream::{
     fetch::Fetcher,
     http::{self, HttpClient, HttpFetcher, HttpRequest},
+    send::{HttpSender, Origin},
 };
 
 use crate::error::Error;
@@ -112,6 +113,8 @@ pub(crate) struct Queries {
     pub(crate) fetchers: Fetchers,
     /// Tokens among them.
     pub(crate) tokens: Vec<Keeper>,
+    /// What mutations are sent by, if this process may lead.
+    pub(crate) sender: Option<HttpSender>,
 }
 
 impl Declarations {
@@ -145,8 +148,25 @@ impl Declarations {
             queries.resources.insert(rules.name.clone(), rules);
         }
         queries.tokens = keepers.into_values().collect();
+        queries.sender = (rank != Rank::Observer).then(|| HttpSender::new(client, origins(config, &secrets)));
         Ok(queries)
     }
+}
+
+/// What is added to mutations, by server.
+fn origins(config: &Config, secrets: &Secrets<'_>) -> Vec<Origin> {
+    let servers = config.http().values().map(|server| server.value());
+    let origin = |server: &Http| {
+        let headers: Vec<_> =
+            server.headers().iter().map(|(name, text)| (name.to_string(), text.template().clone())).collect();
+        let vault = secrets.resolve(headers.iter().map(|(_, template)| template));
+        Origin {
+            base: server.base().as_str().to_owned(),
+            headers,
+            vault: vault.map(|vault| Arc::new(vault) as _).map_err(|error| error.to_string().into()),
+        }
+    };
+    servers.map(origin).collect()
 }
 
 /// The tokens of a configuration. A first refresh token that is not there is wanted only by who signs in.

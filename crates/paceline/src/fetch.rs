@@ -229,7 +229,7 @@ impl Session {
         self.done(Ask::Online(online), new_trace()).await
     }
 
-    async fn done(&self, ask: Ask, trace: Trace) -> Result<(), Error> {
+    pub(crate) async fn done(&self, ask: Ask, trace: Trace) -> Result<(), Error> {
         match self.runtime().ask(ask, trace).await? {
             Answer::Done => Ok(()),
             Answer::Refused(why) => Err(Error::Refused(why)),

@@ -40,6 +40,7 @@ mod events;
 mod fetch;
 mod group;
 mod layer;
+mod mutation;
 mod query;
 mod resource;
 mod session;
@@ -53,6 +54,7 @@ pub use events::{Event, EventError, EventSubscription, Events};
 pub use fetch::{Fetched, Freshness, Reached, Refetched};
 pub use group::{Group, GroupWatch};
 pub use layer::Layer;
+pub use mutation::{Mutation, MutationReceipt, Outcome};
 pub use paceline_config as config;
 #[cfg(feature = "failpoints")]
 #[doc(hidden)]
@@ -61,15 +63,16 @@ pub use paceline_proto::{
     connection::{Connection, ConnectionState},
     election::Role,
     fetch::{FailureKind, FetchFailure, FetchStatus},
-    id::{Epoch, Position, SessionId, Trace, Version},
+    id::{Epoch, MutationId, Position, SessionId, Trace, Version},
     look::{EventRecord, KeyInfo, Look, ReignStats, Seen, SessionInfo, Standing, TraceRecord},
-    message::{Declarer, Gap, GapCause, Heir, ItemConflict, Member, Rank},
+    message::{Declarer, Gap, GapCause, Heir, ItemConflict, Member, OutcomeKind, Rank},
     presence::Presence,
     program::{Misfit, ProtoRange, Speaker},
 };
 pub use paceline_query::{
     key,
     key::QueryKey,
+    outbox::OnConflict,
     patch::Patch,
     rules::{NetworkMode, Poll, PollMode, PollStep, Retry, Staleness, Triggers},
 };

@@ -269,7 +269,12 @@ impl Session {
                 payload.len()
             )));
         }
-        let (seq, outcome) = self.runtime.submit(payload, new_trace()).await?;
+        self.submit(payload, new_trace()).await
+    }
+
+    /// Stores a mutation; resolves with its number when it is durable.
+    pub(crate) async fn submit(&self, payload: Bytes, trace: Trace) -> Result<u64, Error> {
+        let (seq, outcome) = self.runtime.submit(payload, trace).await?;
         let refuse = |state_unknown, why| Err(Error::NotAcknowledged { seq, state_unknown, why });
         match outcome {
             SubmitOutcome::Acknowledged => Ok(seq),

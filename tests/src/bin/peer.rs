@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeMap, io::BufRead, time::Duration};
 
-use paceline::{Error, EventError, Freshness, Layer, Patch, QueryKey, Session, failpoint::Action};
+use paceline::{Error, EventError, Freshness, Layer, Mutation, Patch, QueryKey, Session, failpoint::Action};
 use paceline_proto::{
     event::Event,
     program::{Program, ProtoRange},
@@ -221,6 +221,8 @@ fn obey(session: &Session, command: &Value) -> Result<(), Box<dyn std::error::Er
         flood(session, key.to_string().parse()?, count, bytes);
     } else if let Some(prefix) = command["submit"].as_str() {
         submit_on(session, prefix.to_owned(), command["callers"].as_u64().unwrap_or(1));
+    } else if let Some(url) = command["mutate"].as_str() {
+        mutate_on(session.clone(), url.to_owned(), command["scope"].as_str().unwrap_or("s").to_owned());
     } else if let Some(payload) = command["submit_once"].as_str() {
         let (session, payload) = (session.clone(), payload.to_owned());
         let padding = command["padding"].as_u64().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
@@ -371,6 +373,28 @@ fn submit_on(session: &Session, prefix: String, callers: u64) {
 }
 
 /// Submits the payload, followed by so many `#`. Says whether it was acknowledged.
+/// Makes mutations of one scope without end, and waits for every tenth.
+fn mutate_on(session: Session, url: String, scope: String) {
+    on_thread(move || {
+        for n in 1_u64.. {
+            let mutation = Mutation::post(format!("{url}/{scope}/{n}")).scope(&*scope);
+            match block_on(session.mutate(mutation)) {
+                Ok(receipt) => {
+                    say(&json!({ "acknowledged": format!("/{scope}/{n}") }));
+                    if n.is_multiple_of(10) {
+                        match block_on(receipt.outcome()) {
+                            Ok(outcome) => say(&json!({ "outcome": outcome.to_string() })),
+                            Err(_) => return,
+                        }
+                    }
+                }
+                Err(Error::NotAcknowledged { why, .. }) => say(&json!({ "refused": why })),
+                Err(_) => return,
+            }
+        }
+    });
+}
+
 fn submit(session: &Session, payload: &str, padding: usize) -> bool {
     match block_on(session.submit_raw(format!("{payload}{}", "#".repeat(padding)))) {
         Ok(seq) => {

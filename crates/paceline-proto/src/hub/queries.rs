@@ -101,7 +101,7 @@ pub enum QueryFact {
         /// The cause.
         trace: Trace,
     },
-    /// A question for the engine; answered by [`QueryWish::Answer`].
+    /// A question for the engine, or the outbox; answered by [`QueryWish::Answer`].
     Asked {
         /// The link it came on.
         link: LinkId,
@@ -347,7 +347,7 @@ impl Hub {
         Ok(())
     }
 
-    /// A question for the engine. It stays unanswered, and is asked again of the next owner, while this one hands over.
+    /// A question for the engine, or the outbox. It stays unanswered, and is asked again of the next owner, while this one hands over.
     pub(super) fn ask_engine(&mut self, slot: Slot, id: u64, ask: Ask, trace: Trace, out: &mut Vec<Effect>) {
         if !self.reserve(slot, 0, out) {
             return;

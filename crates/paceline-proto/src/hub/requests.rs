@@ -272,7 +272,8 @@ impl Hub {
             | Ask::Refetch { .. }
             | Ask::Preview { .. }
             | Ask::InvalidateTag { .. }
-            | Ask::Online(_) => return self.ask_engine(slot, id, ask, trace, out),
+            | Ask::Online(_)
+            | Ask::Outbox(_) => return self.ask_engine(slot, id, ask, trace, out),
             Ask::Promote(to) => match self.promote(to) {
                 Ok(()) if to == Some(self.owner) => Answer::Done,
                 Ok(()) => {

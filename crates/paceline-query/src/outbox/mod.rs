@@ -32,6 +32,7 @@ use paceline_proto::{
     id::{Epoch, MutationId},
     time::Time,
 };
+use serde::{Deserialize, Serialize};
 
 pub use self::{
     answer::Answer,
@@ -45,7 +46,8 @@ use self::{
 use crate::limits::RETRY_AFTER_MAX;
 
 /// What a server promises about a key that it has seen before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Delivery {
     /// It applies what comes under one key once.
     #[default]
@@ -55,7 +57,8 @@ pub enum Delivery {
 }
 
 /// What follows when the server's value is not the one that the mutation was made from (requirement M8).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OnConflict {
     /// The server's value stays; the mutation is rejected.
     #[default]
@@ -405,6 +408,23 @@ impl Outbox {
     /// Whether a mutation may be sent by an owner of before without this one's doing.
     pub fn may_still_be_sent(&self, id: MutationId) -> bool {
         self.items.get(&id).is_some_and(|item| self.may_be_sent(&item.life))
+    }
+
+    /// Mutations without an outcome.
+    pub fn pending(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether something is under way that a successor could only park: an attempt at a server without keys.
+    pub fn must_finish(&self) -> bool {
+        let is_single = |item: &&Item| item.is_busy() && item.brief.delivery == Delivery::AtMostOnce;
+        self.items.values().any(|item| is_single(&item))
+    }
+
+    /// Former owners that may still send something.
+    pub fn former_owners(&self) -> BTreeSet<Epoch> {
+        let all = self.items.values().flat_map(|item| &item.life.unanswered);
+        all.copied().filter(|epoch| *epoch != self.epoch && !self.released.contains(epoch)).collect()
     }
 
     /// The key that all attempts of a generation carry: stable across retries, restarts and owners.

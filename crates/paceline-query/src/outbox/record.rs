@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::{Brief, Delivery, OnConflict};
 use crate::limits::{RECORD_BYTES, SCOPE_BYTES};
 
 /// The form of the payload; another one is another build's.
@@ -47,12 +48,22 @@ pub struct Record {
     pub priority: i32,
     /// When it was made, in milliseconds since 1970.
     pub at: u64,
+    /// What its server promises.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub delivery: Delivery,
+    /// What follows when the server's value is another than [`Record::base`].
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_conflict: OnConflict,
     /// The version of the value that it was made from, for servers that can tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
     /// The `traceparent` of its cause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The content of a request.
@@ -145,6 +156,8 @@ impl Record {
             tag: None,
             priority: 0,
             at,
+            delivery: Delivery::default(),
+            on_conflict: OnConflict::default(),
             base: None,
             trace: None,
         }
@@ -179,6 +192,17 @@ impl Record {
         Ok(record)
     }
 
+    /// What the order needs to know of it.
+    pub fn brief(&self) -> Brief {
+        Brief {
+            scope: self.scope.as_deref().map(Into::into),
+            priority: self.priority,
+            at: self.at,
+            delivery: self.delivery,
+            on_conflict: self.on_conflict,
+        }
+    }
+
     fn check(&self) -> Result<(), RecordError> {
         let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
         if self.method.is_empty() || !self.method.bytes().all(is_token) {
@@ -204,6 +228,8 @@ mod tests {
             scope: Some("packages/7".into()),
             tag: Some("data-sync".into()),
             priority: -3,
+            delivery: Delivery::AtMostOnce,
+            on_conflict: OnConflict::Manual,
             base: Some("\"etag\"".into()),
             trace: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
             ..Record::new("PATCH", "https://api.example.com/packages/7", 1_800_000_000_000)
