@@ -49,7 +49,7 @@ use std::{
 use bytes::Bytes;
 use paceline_proto::{
     fetch::FetchId,
-    id::{Key, SessionId},
+    id::{Key, SessionId, Trace},
     random::Random,
     time::Time,
 };
@@ -342,7 +342,13 @@ impl Engine {
     fn changed(&mut self, now: Time, key: Key, value: Bytes, at: Time, cause: Cause, out: &mut Vec<Effect>) {
         let query = self.query(now, &key);
         query.held = Some(Held { value, at });
-        if cause != Cause::Fetch || !query.is_installing_marked() {
+        if cause == Cause::Fetch && query.is_installing_marked() {
+            // There may have been no value to mark. A successor knows of the mark by the value only.
+            query.marked.get_or_insert(now);
+            if query.is_markable() {
+                out.push(Effect::Mark { keys: vec![key.clone()], trace: Trace::NONE });
+            }
+        } else {
             query.marked = None;
         }
         query.fetched = cause == Cause::Fetch;

@@ -138,6 +138,23 @@ fn i4_an_invalidation_during_a_fetch_is_not_lost() {
 }
 
 #[test]
+fn i4_a_first_value_that_a_second_invalidation_overtook_is_marked_and_fetched_anew() {
+    let mut world = World::new([stale_after("a", mins(60))]);
+    world.observe(A, "a");
+    world.invalidate("a");
+    world.reply(value("1"));
+    assert_eq!((world.held("a"), world.requests.len()), (None, 2), "asked for once more");
+    world.invalidate("a");
+    world.reply(value("2"));
+    // There was no value to mark when the invalidation came.
+    assert_eq!((world.held("a"), world.is_stale("a")), (Some("2"), true));
+    assert!(world.values[&key("a")].invalidated, "a successor finds the mark with the value");
+    world.pass(ms(100));
+    world.reply(value("3"));
+    assert_eq!((world.held("a"), world.is_stale("a"), world.requests.len()), (Some("3"), false, 3));
+}
+
+#[test]
 fn i4_an_unrelated_slow_fetch_delays_nothing() {
     let mut world = World::new([stale_after("a", mins(60)), stale_after("slow", mins(60))]);
     world.set("a", "0");

@@ -291,7 +291,9 @@ impl Model {
         if !written {
             entry.value = Some((text.to_owned(), now));
             entry.keep_until = entry.keep_until.max(now + GC);
-            if !invalidated {
+            if invalidated {
+                entry.marked.get_or_insert(now);
+            } else {
                 entry.marked = None;
             }
         }
