@@ -324,3 +324,26 @@ fn that_a_query_is_stale_is_shown_of_a_value_without_a_mark() {
     show(&mut net, stale);
     assert!(!state(&mut net, 2).stale, "the mark says so already");
 }
+
+#[test]
+fn what_the_engine_wished_during_a_handover_that_failed_is_carried_out_after_it() {
+    let mut net = Net::group(resumable(), 2);
+    net.hub_in(hub::Input::Drain { to: session(2) });
+    net.rest();
+    assert!(
+        net.effects.iter().any(|effect| matches!(effect, hub::Effect::Drained { .. })),
+        "it has everything"
+    );
+    install(&mut net, "1", Version::None);
+    show(&mut net, fetching());
+    assert_eq!(
+        (net.node(2).value("k"), state(&mut net, 2)),
+        (None, QueryState::default()),
+        "nothing changes now"
+    );
+    net.facts.clear();
+    net.hub_in(hub::Input::Resume);
+    net.rest();
+    assert_eq!(changes(&net), [(Writer::Fetch, "1".to_owned())], "the engine waits for it");
+    assert_eq!((net.node(2).value("k").as_deref(), state(&mut net, 2)), (Some("1"), fetching()));
+}

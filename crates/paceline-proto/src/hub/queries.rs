@@ -198,6 +198,8 @@ pub(super) struct Queries {
     waiting: Vec<QueryFact>,
     /// States other than the default.
     states: BTreeMap<Key, QueryState>,
+    /// Wishes about values that came when the next owner had everything, for the case that it does not take over.
+    held_back: Vec<QueryWish>,
 }
 
 impl Queries {
@@ -357,8 +359,20 @@ impl Hub {
         self.tell_engine(QueryFact::Asked { link, id, session, ask, trace }, out);
     }
 
-    /// Carries out a wish. While draining values stay as they are: the next owner's engine begins with them.
+    /// Carries out a wish. When the next owner has everything values stay as they are: its engine begins with them.
     pub(super) fn wish(&mut self, wish: QueryWish, out: &mut Vec<Effect>) {
+        let changes = match &wish {
+            QueryWish::Install { .. }
+            | QueryWish::Touch { .. }
+            | QueryWish::Mark { .. }
+            | QueryWish::Remove { .. }
+            | QueryWish::Show { .. } => true,
+            QueryWish::Fetch { .. } | QueryWish::CancelFetch { .. } | QueryWish::Answer { .. } => false,
+        };
+        if changes && self.is_drained() {
+            self.queries.held_back.push(wish);
+            return;
+        }
         match wish {
             QueryWish::Install { key, value, version, trace } => {
                 self.install_fetched(key, value, version, trace, out)
@@ -370,9 +384,6 @@ impl Hub {
                 }
             }
             QueryWish::Mark { keys, trace } => {
-                if self.is_drained() {
-                    return;
-                }
                 let mut atom = self.log.atom(trace);
                 for key in keys {
                     self.cache.invalidate(&key, true);
@@ -381,7 +392,7 @@ impl Hub {
                 self.commit(atom, out);
             }
             QueryWish::Remove { key } => {
-                if self.is_drained() || self.links.has_interest(&key) || self.cache.remove(&key).is_none() {
+                if self.links.has_interest(&key) || self.cache.remove(&key).is_none() {
                     return;
                 }
                 let mut atom = self.log.atom(Trace::NONE);
@@ -392,7 +403,7 @@ impl Hub {
             QueryWish::Show { key, mut state } => {
                 // That there is no value, or a mark on it, is told with the value.
                 state.stale &= self.get(&key).is_some_and(|held| !held.invalidated);
-                if state == self.queries.state(&key) || self.is_drained() {
+                if state == self.queries.state(&key) {
                     return;
                 }
                 if state == QueryState::default() {
@@ -419,6 +430,12 @@ impl Hub {
         }
     }
 
+    /// The handover failed: the engine, which waits for what becomes of its wishes, goes on.
+    pub(super) fn resume_queries(&mut self, out: &mut Vec<Effect>) {
+        let held_back = std::mem::take(&mut self.queries.held_back);
+        held_back.into_iter().for_each(|wish| self.wish(wish, out));
+    }
+
     fn install_fetched(
         &mut self,
         key: Key,
@@ -427,7 +444,7 @@ impl Hub {
         trace: Trace,
         out: &mut Vec<Effect>,
     ) {
-        if self.is_drained() || key.0.len() > KEY_MAX || value.len() > VALUE_MAX || value.is_empty() {
+        if key.0.len() > KEY_MAX || value.len() > VALUE_MAX || value.is_empty() {
             return;
         }
         let held = self.cache.get(&key).filter(|entry| entry.has_value()).map(|entry| &entry.held);

@@ -369,6 +369,7 @@ impl Hub {
             self.tell_session(id.session, ToSession::SubmitDone { id, outcome }, out);
         }
         self.take_held_back(out);
+        self.resume_queries(out);
         self.resume_layers(out);
         self.answer_waiting_ops(out);
         self.choose_heirs(out);
