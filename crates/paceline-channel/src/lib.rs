@@ -11,6 +11,7 @@ pub mod pattern;
 pub mod poll;
 pub mod protocol;
 pub mod pusher;
+pub mod reign;
 pub mod route;
 mod shape;
 pub mod sse;

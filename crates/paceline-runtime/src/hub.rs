@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use paceline_channel::reign::{Begin, Feeds, Output, Queries, note_live};
 use paceline_ipc::{
     codec,
     failpoint::hit,
@@ -33,7 +34,6 @@ use crate::{
     follower::FollowerIn,
     link::{Outbound, Progress},
     outbox::OutboxIn,
-    queries::{Begin, Feeds, Output, Queries, note_live},
     shell::{Business, Describe, Io},
     socket::{SocketIn, observation},
     thread::Seat,

@@ -17,7 +17,6 @@ mod observe;
 mod options;
 mod outbox;
 mod peers;
-mod queries;
 pub mod replica;
 mod shell;
 mod signals;

@@ -49,11 +49,15 @@ pub enum Mutant {
     LayersNotToldAnew,
     /// Followers are not told that layers have gone.
     LayersStay,
+    /// Whoever asks for a key fetches it, although another does.
+    FetchesNotShared,
+    /// A response counts although its key was invalidated or written since its request began.
+    OvertakenResponsesKept,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::FenceWithoutSecondHalf,
         Self::FenceHalvesSwapped,
         Self::ClaimsCollectedDescending,
@@ -77,5 +81,7 @@ impl Mutant {
         Self::OldBuildOverNewerStore,
         Self::LayersNotToldAnew,
         Self::LayersStay,
+        Self::FetchesNotShared,
+        Self::OvertakenResponsesKept,
     ];
 }

@@ -6,12 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use paceline_channel::reign::Queries;
 use paceline_proto::{
     election::{self, ConnectFailure, Election, Role, Target},
+    fetch::FetchId,
     follower::{self, Follower},
     hub::{self, Hub, Part},
     id::{Channel, Epoch, Key, LinkId, MutationId, Offset, Position, SessionId, Stream},
-    message::{Hello, KitAddress, Member, Rank, Submit, SubmitOutcome, ToHub},
+    message::{Held, Hello, KitAddress, Member, Rank, Submit, SubmitOutcome, ToHub},
     program::Program,
     time::Time,
 };
@@ -198,8 +200,20 @@ pub(crate) struct Owned {
     pub promised: BTreeMap<LinkId, Offset>,
     /// Links whose first events a mutant has shuffled.
     pub shuffled: BTreeSet<LinkId>,
+    /// The query engine, once it began.
+    pub queries: Option<Queries>,
+    /// The attempt that runs for a key, and who makes it.
+    pub flights: BTreeMap<Key, (FetchId, SessionId)>,
     /// Subscriptions each link asked for, as they passed.
     pub interest: BTreeMap<LinkId, Interest>,
+}
+
+impl Owned {
+    /// The earliest deadline of hub and engine.
+    pub fn deadline(&self) -> Option<Time> {
+        let engine = self.queries.as_ref().and_then(Queries::deadline);
+        [self.machine.deadline(), engine].into_iter().flatten().min()
+    }
 }
 
 /// The outbox's state.
@@ -253,8 +267,17 @@ pub(crate) type Interest = (BTreeSet<Key>, BTreeSet<Stream>);
 /// What a caller waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Waiting {
-    Submit { hash: Hash },
-    Operation { mark: Option<u64> },
+    Submit {
+        hash: Hash,
+    },
+    Operation {
+        mark: Option<u64>,
+    },
+    /// A change of a key that is fetched, to this number.
+    Change {
+        n: usize,
+        number: u64,
+    },
     Ask,
 }
 
@@ -268,6 +291,10 @@ pub(crate) struct Caller {
     pub laying: BTreeMap<u64, Key>,
     /// Open layers by their number: the token in the patch, and the key.
     pub layers: BTreeMap<u64, (u64, Key)>,
+    /// Attempts that this session makes.
+    pub fetching: BTreeSet<(Epoch, FetchId)>,
+    /// The last value of each key, with its place.
+    pub held: BTreeMap<Key, Held>,
     /// Values shown, by key.
     pub shown: BTreeMap<Key, Bytes>,
     /// The last event of each stream.
@@ -371,7 +398,7 @@ impl Process {
 
     /// The earliest deadline of its machines.
     pub fn deadline(&self) -> Option<Time> {
-        let hub = self.owned.as_ref().and_then(|owned| owned.machine.deadline());
+        let hub = self.owned.as_ref().and_then(Owned::deadline);
         [self.election.deadline(), self.follower.deadline(), hub].into_iter().flatten().min()
     }
 }

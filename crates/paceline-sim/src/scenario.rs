@@ -107,6 +107,8 @@ pub struct Scenario {
     pub operations: bool,
     /// Sessions lay optimistic layers, and commit or take them back.
     pub layers: bool,
+    /// Sessions fetch values from a server, which the group's query engine decides about.
+    pub queries: bool,
     /// Sessions change their subscriptions.
     pub resubscribe: bool,
     /// Mean milliseconds between two faults; 0 = none.
@@ -156,6 +158,7 @@ const CALM: Scenario = Scenario {
     submits: true,
     operations: true,
     layers: false,
+    queries: false,
     resubscribe: true,
     fault_ms: 0,
     faults: Faults {
@@ -380,6 +383,34 @@ impl Scenario {
         }
     }
 
+    /// Fetches while those who make them, and owners, die, freeze, leave and hand over, from a server that is slow and fails.
+    pub fn queries() -> Self {
+        let faults = Faults {
+            kill: 200,
+            kill_owner: 300,
+            stop: 80,
+            stop_owner: 80,
+            leave: 80,
+            promote: 100,
+            cut: 120,
+            slow_reader: 40,
+            ..CALM.faults
+        };
+        Self {
+            name: "queries",
+            feeds: Vec::new(),
+            submits: false,
+            operations: false,
+            queries: true,
+            resubscribe: false,
+            work_ms: 12,
+            fault_ms: 450,
+            faults,
+            point_kill: 2,
+            ..CALM
+        }
+    }
+
     /// Followers that read slowly or not at all while much is published.
     pub fn slow_readers() -> Self {
         let faults = Faults { slow_reader: 400, burst: 400, kill_owner: 100, stop: 50, ..CALM.faults };
@@ -465,6 +496,7 @@ impl Scenario {
             Self::lost_claims(),
             Self::operations(),
             Self::layers(),
+            Self::queries(),
             Self::slow_readers(),
             Self::builds(),
         ]

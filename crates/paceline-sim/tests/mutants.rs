@@ -150,3 +150,13 @@ fn layers_not_told_anew() {
 fn layers_stay() {
     caught(Mutant::LayersStay, &Scenario::layers(), 0, &["liveness"]);
 }
+
+#[test]
+fn fetches_not_shared() {
+    caught(Mutant::FetchesNotShared, &Scenario::queries(), 0, &["one flight"]);
+}
+
+#[test]
+fn overtaken_responses_kept() {
+    caught(Mutant::OvertakenResponsesKept, &Scenario::queries(), 0, &["freshness", "liveness"]);
+}

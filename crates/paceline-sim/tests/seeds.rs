@@ -8,7 +8,7 @@ use paceline_sim::{Counters, Scenario};
 
 /// Seeds of each scenario where nothing else is asked for.
 const QUICK: u64 = 200;
-const SCENARIOS: u64 = 11;
+const SCENARIOS: u64 = 12;
 /// Seeds of a scenario in which what happens in one seed of a hundred must happen.
 const MANY: u64 = 1_000;
 
@@ -63,6 +63,14 @@ fn layers() {
             "reign_over_dead",
             "usurped_while_alive",
         ],
+    );
+}
+
+#[test]
+fn queries() {
+    batch(
+        &Scenario::queries(),
+        &["fetch_begun", "fetcher_died", "server_silent", "invalidated", "written", "reign_over_dead"],
     );
 }
 

@@ -45,7 +45,7 @@ impl World {
         }
     }
 
-    fn subscribe(&mut self, pid: Pid, key: paceline_proto::id::Key) {
+    pub(super) fn subscribe(&mut self, pid: Pid, key: paceline_proto::id::Key) {
         let Some(process) = self.live(pid) else { return };
         let session = process.session;
         process.caller.keys.insert(key.clone());
@@ -53,11 +53,12 @@ impl World {
         self.mail_follower(pid, FollowerMail::In(Box::new(Input::Subscribe(key))));
     }
 
-    fn unsubscribe(&mut self, pid: Pid, key: paceline_proto::id::Key) {
+    pub(super) fn unsubscribe(&mut self, pid: Pid, key: paceline_proto::id::Key) {
         let Some(process) = self.live(pid) else { return };
         let session = process.session;
         process.caller.keys.remove(&key);
         process.caller.shown.remove(&key);
+        process.caller.held.remove(&key);
         self.tell(&Fact::Unsubscribed { session, key: key.clone() });
         self.mail_follower(pid, FollowerMail::In(Box::new(Input::Unsubscribe(key))));
     }
@@ -88,6 +89,7 @@ impl World {
         let Some(pid) = self.somebody() else { return };
         let drawn = self.random.below(100);
         match drawn {
+            0..90 if self.scenario.queries => self.use_queries(pid),
             0..50 if self.scenario.layers => self.layer(pid),
             0..40 if self.scenario.submits => self.submit(pid),
             40..80 if self.scenario.operations => self.operate(pid),
@@ -99,7 +101,7 @@ impl World {
         }
     }
 
-    fn token(&mut self) -> u64 {
+    pub(super) fn token(&mut self) -> u64 {
         self.next_token += 1;
         self.next_token
     }
@@ -203,6 +205,7 @@ impl World {
             Effect::Show(held) => {
                 if process.caller.keys.contains(&held.key) {
                     process.caller.shown.insert(held.key.clone(), held.value.clone());
+                    process.caller.held.insert(held.key.clone(), held.clone());
                 }
                 self.tell(&Fact::Shown { session, held });
             }
@@ -229,6 +232,7 @@ impl World {
             }
             Effect::Clear(key) => {
                 process.caller.shown.remove(&key);
+                process.caller.held.remove(&key);
                 self.tell(&Fact::Cleared { session, key });
             }
             Effect::Deliver(event) => self.delivered(pid, session, event),
@@ -240,11 +244,16 @@ impl World {
                 process.caller.waiting.remove(&token);
                 process.caller.laying.remove(&token);
             }
-            // No caller of this world declares resources: no engine runs in it.
-            Effect::Touch(_)
-            | Effect::ShowState(..)
-            | Effect::Fetch { .. }
-            | Effect::CancelFetch { .. }
+            Effect::Touch(held) => {
+                if process.caller.keys.contains(&held.key) {
+                    process.caller.held.insert(held.key.clone(), held);
+                }
+            }
+            Effect::Fetch { epoch, request } => self.fetch_asked(pid, epoch, &request),
+            Effect::CancelFetch { epoch, id } => {
+                process.caller.fetching.remove(&(epoch, id));
+            }
+            Effect::ShowState(..)
             | Effect::Connection(_)
             | Effect::Send(_)
             | Effect::Ping(_)
@@ -346,8 +355,17 @@ impl World {
 
     fn operation_done(&mut self, pid: Pid, token: u64, outcome: OpOutcome) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        let Some(Waiting::Operation { mark }) = process.caller.waiting.remove(&token) else {
-            return self.violated("liveness", format!("operation {token} was answered twice"));
+        let mark = match process.caller.waiting.remove(&token) {
+            Some(Waiting::Operation { mark }) => mark,
+            Some(Waiting::Change { n, number }) => {
+                if let OpOutcome::Applied { mark, volatile: false } = outcome {
+                    self.change_held(n, number, mark);
+                }
+                return;
+            }
+            Some(Waiting::Submit { .. } | Waiting::Ask) | None => {
+                return self.violated("liveness", format!("operation {token} was answered twice"));
+            }
         };
         let held = matches!(outcome, OpOutcome::Applied { volatile: false, .. });
         self.counters.add(match &outcome {

@@ -316,6 +316,7 @@ impl World {
         let session = process.session;
         self.dead_tokens.extend(held);
         self.excuse_tokens();
+        self.excuse_changes();
         self.tell(&Fact::Died { session });
         let (sockets, locks) = (self.random.micros(0, 20_000), self.random.micros(0, 20_000));
         self.after(teardown + sockets, Event::SocketsClose(pid));

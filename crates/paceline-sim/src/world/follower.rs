@@ -59,6 +59,10 @@ impl World {
         let now = self.now;
         let Some(process) = self.processes.get_mut(&pid) else { return };
         process.note_subscriptions(&input);
+        if input == Input::LinkLost {
+            // Nobody wants what its owner asked for.
+            process.caller.fetching.clear();
+        }
         let dropped = self.tamper_dedupe(pid, &input);
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let mut out = Vec::new();

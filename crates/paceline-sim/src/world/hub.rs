@@ -24,9 +24,13 @@ impl World {
     pub(super) fn step_hub(&mut self, pid: Pid) {
         let now = self.now;
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        if process.owned.as_ref().and_then(|owned| owned.machine.deadline()).is_some_and(|at| at <= now) {
+        let owned = process.owned.as_ref();
+        if owned.and_then(|owned| owned.machine.deadline()).is_some_and(|at| at <= now) {
             self.rebind(pid);
             return self.drive_hub(pid, Input::Deadline);
+        }
+        if owned.and_then(Owned::deadline).is_some_and(|at| at <= now) {
+            return self.engine_due(pid);
         }
         let Some(mail) = process.hub_mail.pop_front() else { return };
         self.take_hub_mail(pid, mail);
@@ -70,7 +74,8 @@ impl World {
         let mut out = Vec::new();
         owned.machine.handle(now, input, &mut out);
         let epoch = owned.epoch;
-        process.pending.extend(to_carry_out(epoch, out));
+        self.take_hub_effects(pid, epoch, out);
+        let Some(process) = self.processes.get_mut(&pid) else { return };
         if process.hub_mail.is_empty() || self.random.chance(150) {
             process.pending.push_back(Pending::WriteLinks);
         }
@@ -130,10 +135,14 @@ impl World {
             listed,
             promised: [].into(),
             shuffled: [].into(),
+            queries: None,
+            flights: [].into(),
             interest: [].into(),
         });
-        process.pending.extend(to_carry_out(epoch, out));
-        process.hub_mail.push_back(HubMail::Accept { socket });
+        self.take_hub_effects(pid, epoch, out);
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.hub_mail.push_back(HubMail::Accept { socket });
+        }
     }
 
     /// Says the last words, then drops everything.
@@ -341,7 +350,7 @@ impl World {
         let epoch = owned.epoch;
         let mut out = Vec::new();
         owned.machine.handle(now, Input::Written { link }, &mut out);
-        process.pending.extend(to_carry_out(epoch, out));
+        self.take_hub_effects(pid, epoch, out);
     }
 
     fn send_parts(&mut self, conn: ConnId, parts: Vec<Part>) {
@@ -473,11 +482,4 @@ impl World {
             _ => {}
         }
     }
-}
-
-/// What the shell of a hub carries out one by one. The query engine is told in the same instant, and is no part of this
-/// world: it has its own tests.
-fn to_carry_out(epoch: Epoch, effects: Vec<Effect>) -> impl Iterator<Item = Pending> {
-    let carried_out = effects.into_iter().filter(|effect| !matches!(effect, Effect::Query(_)));
-    carried_out.map(move |effect| Pending::Hub { epoch, effect })
 }

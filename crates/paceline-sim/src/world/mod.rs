@@ -6,6 +6,7 @@ mod faults;
 mod follower;
 mod hub;
 mod outbox;
+mod queries;
 mod settle;
 mod tamper;
 mod tasks;
@@ -21,12 +22,15 @@ use std::{
 use paceline_proto::{
     election::{Config, Election, Input, Role},
     event::Event as Observed,
+    fetch::FetchId,
     follower::{Config as FollowerConfig, Follower},
     id::{Epoch, Place, SessionId},
     message::Rank,
     program::{Program, ProtoRange},
     time::Time,
 };
+
+use queries::Server;
 
 use crate::{
     counters::Counters,
@@ -82,6 +86,10 @@ pub(crate) enum Event {
     PowerOn,
     /// A feed answers a fetch: feed, key, where the key stood at the owner when it began.
     FetchAnswered(usize, usize, Place),
+    /// A request of a session's attempt arrived at the server: process, reign, attempt, key.
+    ServerAsked(Pid, Epoch, FetchId, usize),
+    /// Its answer: the value, or a failure.
+    ServerAnswered(Pid, Epoch, FetchId, Option<u64>),
     /// Faults stop.
     Heal,
     /// Has the group come to rest?
@@ -131,6 +139,7 @@ pub(crate) struct World {
     /// Acknowledged tokens that somebody held after every death so far.
     pub owed_tokens: BTreeSet<u64>,
     pub next_token: u64,
+    pub server: Server,
     /// When the feeds said their last words.
     pub spoke_last: Option<Time>,
     pub heal_until: Time,
@@ -202,6 +211,7 @@ impl World {
             dead_tokens: BTreeSet::new(),
             owed_tokens: BTreeSet::new(),
             next_token: 0,
+            server: Server::default(),
             spoke_last: None,
             heal_until: Time::NEVER,
             powered: true,
@@ -278,6 +288,8 @@ impl World {
             Event::FaultTick => self.fault_tick(),
             Event::PowerOn => self.power_on(),
             Event::FetchAnswered(feed, key, base) => self.fetch_answered(feed, key, base),
+            Event::ServerAsked(pid, epoch, id, n) => self.server_asked(pid, epoch, id, n),
+            Event::ServerAnswered(pid, epoch, id, number) => self.server_answered(pid, epoch, id, number),
             Event::Heal => self.heal(),
             Event::HealCheck => self.heal_check(),
         }
@@ -430,6 +442,9 @@ impl World {
         self.disk.sessions.insert(session, Some(pid));
         self.processes.insert(pid, process);
         self.subscribe_at_start(pid);
+        if self.scenario.queries {
+            self.declare(pid);
+        }
         self.wake(pid);
     }
 

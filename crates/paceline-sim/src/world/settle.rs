@@ -78,7 +78,7 @@ impl World {
                 self.speak_last();
                 Some("the feeds' last words were just spoken".to_owned())
             }
-            (None, Some(_)) => self.unrest_of_data(),
+            (None, Some(_)) => self.unrest_of_data().or_else(|| self.unrest_of_queries()),
         };
         let Some(unrest) = unrest else {
             log!(self, "at rest");
@@ -101,6 +101,11 @@ impl World {
             for key in 0..self.feeds[feed].keys.len() {
                 self.fetch(feed, key);
             }
+        }
+        if self.scenario.queries
+            && let Some(owner) = self.settled_owner().map(|owner| owner.pid)
+        {
+            self.change_last(owner);
         }
     }
 

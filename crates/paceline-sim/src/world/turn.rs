@@ -113,7 +113,7 @@ impl World {
     fn ready(&self, pid: Pid) -> Vec<Actor> {
         let Some(process) = self.processes.get(&pid) else { return Vec::new() };
         let due = |deadline: Option<Time>| deadline.is_some_and(|at| at <= self.now);
-        let hub_deadline = process.owned.as_ref().and_then(|owned| owned.machine.deadline());
+        let hub_deadline = process.owned.as_ref().and_then(crate::process::Owned::deadline);
         let candidates = [
             (Actor::Election, !process.election_mail.is_empty() || due(process.election.deadline())),
             (Actor::Hub, !process.hub_mail.is_empty() || due(hub_deadline)),

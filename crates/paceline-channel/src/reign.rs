@@ -8,7 +8,6 @@ use std::{
     sync::Arc,
 };
 
-use paceline_channel::route::Router;
 use paceline_proto::{
     connection::{Connection, ConnectionState},
     event::Event,
@@ -25,8 +24,10 @@ use paceline_query::{
     rules::{Defaults, Options, Resource},
 };
 
+use crate::route::Router;
+
 /// The engine and what it is between.
-pub(crate) struct Queries {
+pub struct Queries {
     engine: Engine,
     /// Whom to answer.
     asked: BTreeMap<AskId, Asker>,
@@ -37,8 +38,14 @@ pub(crate) struct Queries {
     effects: Vec<Effect>,
 }
 
+impl std::fmt::Debug for Queries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queries").field("asked", &self.asked.len()).finish_non_exhaustive()
+    }
+}
+
 /// Which upstreams feed which resources.
-pub(crate) type Feeds = Arc<[(Arc<str>, Router)]>;
+pub type Feeds = Arc<[(Arc<str>, Router)]>;
 
 /// Whether what feeds a resource is live.
 struct Wires {
@@ -59,6 +66,7 @@ impl Wires {
 }
 
 /// Who waits for an answer.
+#[derive(Debug)]
 struct Asker {
     session: SessionId,
     link: LinkId,
@@ -66,19 +74,30 @@ struct Asker {
 }
 
 /// What an engine is made with.
-pub(crate) struct Begin {
+#[derive(Clone)]
+pub struct Begin {
+    /// What holds where nothing more specific is said.
     pub defaults: Defaults,
+    /// The owner's session.
     pub own: SessionId,
+    /// Draws delays.
     pub seed: u64,
     /// Somebody led before.
     pub takeover: bool,
+    /// Which upstreams feed which resources.
     pub feeds: Feeds,
     /// The upstreams that are live by now.
     pub live: BTreeSet<Arc<str>>,
 }
 
+impl std::fmt::Debug for Begin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Begin").field("own", &self.own).finish_non_exhaustive()
+    }
+}
+
 /// Whether the upstream became live, or is so no more.
-pub(crate) fn note_live(connection: &Connection, live: &mut BTreeSet<Arc<str>>) -> bool {
+pub fn note_live(connection: &Connection, live: &mut BTreeSet<Arc<str>>) -> bool {
     if connection.state == ConnectionState::Live {
         live.insert(connection.upstream.clone())
     } else {
@@ -87,8 +106,8 @@ pub(crate) fn note_live(connection: &Connection, live: &mut BTreeSet<Arc<str>>) 
 }
 
 /// What comes out.
-#[derive(Default)]
-pub(crate) struct Output {
+#[derive(Debug, Default)]
+pub struct Output {
     /// For the hub, in order.
     pub wishes: Vec<QueryWish>,
     /// Observable.
@@ -97,7 +116,7 @@ pub(crate) struct Output {
 
 impl Queries {
     /// Begins with what the hub holds.
-    pub(crate) fn new(begin: Begin, hub: &Hub, now: Time) -> Self {
+    pub fn new(begin: Begin, hub: &Hub, now: Time) -> Self {
         let inherited = |held: &paceline_proto::message::Held| Inherited {
             key: held.key.clone(),
             value: held.value.clone(),
@@ -122,18 +141,18 @@ impl Queries {
     }
 
     /// When [`Queries::due`] wants to be called.
-    pub(crate) fn deadline(&self) -> Option<Time> {
+    pub fn deadline(&self) -> Option<Time> {
         self.engine.deadline()
     }
 
     /// The deadline passed.
-    pub(crate) fn due(&mut self, now: Time, out: &mut Output) {
+    pub fn due(&mut self, now: Time, out: &mut Output) {
         self.engine.handle(now, Input::Deadline, &mut self.effects);
         self.carry_out(now, out);
     }
 
     /// The state of an upstream changed.
-    pub(crate) fn connection(&mut self, now: Time, connection: &Connection, out: &mut Output) {
+    pub fn connection(&mut self, now: Time, connection: &Connection, out: &mut Output) {
         if !note_live(connection, &mut self.wires.live) {
             return;
         }
@@ -146,7 +165,7 @@ impl Queries {
     }
 
     /// Takes a fact of the hub.
-    pub(crate) fn take(&mut self, now: Time, fact: QueryFact, out: &mut Output) {
+    pub fn take(&mut self, now: Time, fact: QueryFact, out: &mut Output) {
         let mut inputs = Vec::new();
         self.inputs(fact, &mut inputs, out);
         for input in inputs {
