@@ -137,8 +137,10 @@ async fn missing_credentials_hold_a_scope_until_somebody_has_others() {
     assert!(free.outcome().await.unwrap().is_done());
     assert_eq!(server.asked.recv().await.unwrap().line, "POST /b");
     assert!(server.asked.try_recv().is_err(), "nothing is sent without them");
+    assert!(!session.leave_if_alone().await, "a mutation waits");
     session.authenticated().await.unwrap();
     assert!(held.outcome().await.unwrap().is_done());
+    assert!(session.leave_if_alone().await, "nothing waits any more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
