@@ -33,7 +33,7 @@ pub struct Queries {
     asked: BTreeMap<AskId, Asker>,
     last_ask: u64,
     /// What sessions ask of keys, known before or after they subscribe.
-    options: BTreeMap<(SessionId, Key), Options>,
+    options: BTreeMap<(SessionId, Key), Vec<Options>>,
     wires: Wires,
     effects: Vec<Effect>,
 }
@@ -178,20 +178,14 @@ impl Queries {
         match fact {
             QueryFact::Began => {}
             QueryFact::Observed { session, key } => {
-                let options = self.options.get(&(session, key.clone())).copied().unwrap_or_default();
+                let options = self.options.get(&(session, key.clone())).cloned().unwrap_or_default();
                 inputs.push(Input::Observed { session, key, options });
             }
-            QueryFact::Options { session, key, options } => {
-                let read =
-                    if options.is_empty() { Ok(Options::default()) } else { Options::from_bytes(&options) };
-                match read {
-                    Ok(options) => {
-                        self.options.insert((session, key.clone()), options);
-                        inputs.push(Input::Observed { session, key, options });
-                    }
-                    Err(error) => out.events.push(refused(session, &error.to_string())),
-                }
-            }
+            QueryFact::Options { session, key, options } => match Options::list_from_bytes(&options) {
+                Ok(list) if list == [Options::default()] => drop(self.options.remove(&(session, key))),
+                Ok(list) => drop(self.options.insert((session, key), list)),
+                Err(error) => out.events.push(refused(session, &error.to_string())),
+            },
             QueryFact::Unobserved { session, key } => {
                 self.options.remove(&(session, key.clone()));
                 inputs.push(Input::Unobserved { session, key });

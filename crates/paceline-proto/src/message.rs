@@ -737,7 +737,7 @@ pub enum ToHub {
     ArchivedValues(Vec<Held>),
     /// Resources that the session knows, in chunks; told on every link.
     Declare(Vec<Declared>),
-    /// What the session asks of a key that it subscribes to.
+    /// What the session asks of a key, before it subscribes to it or while it does.
     Observe {
         /// The key.
         key: Key,

@@ -258,7 +258,10 @@ fn what_a_session_declares_and_asks_of_keys_is_told_to_every_owner() {
     net.rest();
     let session = session(3);
     assert!(net.facts.contains(&QueryFact::Declared { session, resources: resources(CHUNK_ITEMS.min(3)) }));
-    assert!(net.facts.contains(&QueryFact::Options { session, key: key("k"), options: text("{}") }));
+    let place = |fact: &QueryFact| net.facts.iter().position(|told| told == fact);
+    let options = place(&QueryFact::Options { session, key: key("k"), options: text("{}") });
+    let observed = place(&QueryFact::Observed { session, key: key("k") });
+    assert!(options.is_some() && options < observed, "with what it asks for: {:?}", net.facts);
 }
 
 #[test]

@@ -31,6 +31,9 @@ pub const POLL_BACKOFF_MAX: Duration = Duration::from_secs(300);
 pub const RETURN_WAIT: Duration = Duration::from_secs(5);
 /// Failures that the answer to a refetch of many tells in full: enough to see what is wrong, and far from a frame's bound.
 pub const FAILURES_SHOWN: usize = 16;
+/// Different wishes of one session for one key, told together: more than an application has views of one value, and within
+/// the bytes that options may have.
+pub const OPTIONS_MAX: usize = 12;
 
 /// Bytes of one mutation's record.
 pub const RECORD_BYTES: usize = 1 << 20;

@@ -65,6 +65,18 @@ fn the_bytes_on_the_wire_are_fixed() {
 }
 
 #[test]
+fn what_is_asked_for_in_several_places_is_told_together_and_alone_as_ever() {
+    let poll = Options { poll: Some(Some(Duration::from_secs(1))), ..Options::default() };
+    let off = Options { enabled: Some(false), ..Options::default() };
+    for list in [vec![Options::default()], vec![poll], vec![poll, off, Options::default()]] {
+        assert_eq!(Options::list_from_bytes(&Options::list_to_bytes(&list)), Ok(list));
+    }
+    assert_eq!(Options::list_to_bytes(&[poll]), poll.to_bytes());
+    assert!(Options::list_to_bytes(&[Options::default()]).is_empty());
+    assert!(Options::list_from_bytes(br#"[{"poll_ns":1}]"#).is_err(), "each is checked");
+}
+
+#[test]
 fn options_and_hints_that_say_nothing_take_no_room_and_null_is_said() {
     for (options, bytes) in [
         (Options::default(), "{}"),
@@ -300,9 +312,9 @@ prop_compose! {
     fn options()(
         (stale, gc, refetch_on) in (option::of(staleness()), option::of(duration()), option::of(triggers())),
         poll in option::of(option::of(duration())),
-        (poll_in_background, on_screen) in any::<(Option<bool>, Option<bool>)>(),
+        (enabled, poll_in_background, on_screen) in any::<(Option<bool>, Option<bool>, Option<bool>)>(),
     ) -> Options {
-        Options { stale, gc, refetch_on, poll, poll_in_background, on_screen }
+        Options { enabled, stale, gc, refetch_on, poll, poll_in_background, on_screen }
     }
 }
 

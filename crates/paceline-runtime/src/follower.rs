@@ -68,6 +68,8 @@ pub(crate) enum FollowerIn {
     Subscribe(Key),
     /// The last local subscriber left.
     Unsubscribe(Key),
+    /// What local subscribers ask for; told before the first one comes.
+    Observe { key: Key, options: Bytes },
     /// A local event subscriber came.
     SubscribeStream(Stream),
     /// The last one left.
@@ -125,6 +127,7 @@ impl Describe for FollowerIn {
             Self::Took(_) => "took",
             Self::Subscribe(_) => "subscribe",
             Self::Unsubscribe(_) => "unsubscribe",
+            Self::Observe { .. } => "observe",
             Self::SubscribeStream(_) => "subscribe_stream",
             Self::UnsubscribeStream(_) => "unsubscribe_stream",
             Self::Op { .. } => "op",
@@ -142,7 +145,7 @@ impl Describe for FollowerIn {
 
     fn key(&self) -> Option<&Key> {
         match self {
-            Self::Subscribe(key) | Self::Unsubscribe(key) => Some(key),
+            Self::Subscribe(key) | Self::Unsubscribe(key) | Self::Observe { key, .. } => Some(key),
             Self::Op { operation, .. } | Self::Commit { operation, .. } => Some(operation.key()),
             Self::Lay { key, .. } => Some(key),
             _ => None,
@@ -610,6 +613,7 @@ impl Business for FollowerBusiness {
                 }
             }
             FollowerIn::Subscribe(key) => self.drive(Input::Subscribe(key), io),
+            FollowerIn::Observe { key, options } => self.drive(Input::Observe { key, options }, io),
             FollowerIn::Unsubscribe(key) => self.drive(Input::Unsubscribe(key), io),
             FollowerIn::SubscribeStream(stream) => self.drive(Input::SubscribeStream(stream), io),
             FollowerIn::UnsubscribeStream(stream) => self.drive(Input::UnsubscribeStream(stream), io),

@@ -16,7 +16,10 @@ use paceline_proto::{
     id::{Channel, Key, Place, Position, Stream},
     message::{Gap, GapCause, Heir, Held, HeldEvent, Layer, Member},
 };
-use paceline_query::layers::{Shown, fold};
+use paceline_query::{
+    layers::{Shown, fold},
+    rules::Options,
+};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
@@ -201,6 +204,29 @@ impl EventQueue {
     }
 }
 
+/// What follows from who subscribes to a key here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Interest {
+    /// Somebody does.
+    Begins,
+    /// This is what they ask for.
+    Asks(Vec<Options>),
+    /// Nobody does any more.
+    Ends,
+}
+
+/// Each wish once, in an order that does not depend on who came first.
+fn distinct(wishes: &[Options]) -> Vec<Options> {
+    let mut each: Vec<Options> = Vec::new();
+    for wish in wishes {
+        if !each.contains(wish) {
+            each.push(*wish);
+        }
+    }
+    each.sort_by_cached_key(Options::to_bytes);
+    each
+}
+
 /// What `group().watch()` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupView {
@@ -218,7 +244,7 @@ pub struct GroupView {
 /// The replica of one session.
 #[derive(Debug)]
 pub struct Replica {
-    cells: RwLock<HashMap<Key, (Arc<Cell>, usize)>>,
+    cells: RwLock<HashMap<Key, (Arc<Cell>, Vec<Options>)>>,
     streams: RwLock<HashMap<Stream, Vec<Arc<EventQueue>>>>,
     group: watch::Sender<Arc<GroupView>>,
 }
@@ -240,25 +266,51 @@ impl Default for Replica {
 }
 
 impl Replica {
-    /// Adds a subscriber of `key`; `first` is called, in order with all other calls, when it is the first.
-    pub fn subscribe(&self, key: &Key, first: impl FnOnce()) -> Arc<Cell> {
+    /// Adds a subscriber of `key`. `tell` is called, in order with all other calls, with what follows for the owner.
+    pub fn subscribe(&self, key: &Key, options: Options, mut tell: impl FnMut(Interest)) -> Arc<Cell> {
         let mut cells = self.cells.write();
-        let (cell, count) = cells.entry(key.clone()).or_default();
-        *count += 1;
-        if *count == 1 {
-            first();
+        let (cell, wishes) = cells.entry(key.clone()).or_default();
+        let (first, before) = (wishes.is_empty(), distinct(wishes));
+        wishes.push(options);
+        let after = distinct(wishes);
+        // Before it is subscribed to, so that it is with them.
+        if after != before && !(first && after == [Options::default()]) {
+            tell(Interest::Asks(after));
+        }
+        if first {
+            tell(Interest::Begins);
         }
         cell.clone()
     }
 
-    /// Takes a subscriber away; `last` is called when nobody is left.
-    pub fn unsubscribe(&self, key: &Key, last: impl FnOnce()) {
+    /// A subscriber asks for something else.
+    pub fn ask(&self, key: &Key, old: &Options, new: Options, tell: impl FnOnce(Interest)) {
         let mut cells = self.cells.write();
-        let Some((_, count)) = cells.get_mut(key) else { return };
-        *count -= 1;
-        if *count == 0 {
+        let Some((_, wishes)) = cells.get_mut(key) else { return };
+        let before = distinct(wishes);
+        if let Some(at) = wishes.iter().position(|wish| wish == old) {
+            wishes[at] = new;
+        }
+        let after = distinct(wishes);
+        if after != before {
+            tell(Interest::Asks(after));
+        }
+    }
+
+    /// Takes a subscriber away; what the others ask for stays.
+    pub fn unsubscribe(&self, key: &Key, options: &Options, tell: impl FnOnce(Interest)) {
+        let mut cells = self.cells.write();
+        let Some((_, wishes)) = cells.get_mut(key) else { return };
+        let before = distinct(wishes);
+        if let Some(at) = wishes.iter().position(|wish| wish == options) {
+            wishes.remove(at);
+        }
+        let after = distinct(wishes);
+        if after.is_empty() {
             cells.remove(key);
-            last();
+            tell(Interest::Ends);
+        } else if after != before {
+            tell(Interest::Asks(after));
         }
     }
 

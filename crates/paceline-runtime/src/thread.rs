@@ -10,10 +10,12 @@ use paceline_ipc::{
     token::TokenFile,
 };
 use paceline_proto::{
+    event::Event,
     id::{Key, SessionId, Stream, Trace},
     message::{Answer, Ask, OpOutcome, Operation, SubmitOutcome},
     presence::Presence,
 };
+use paceline_query::{limits::OPTIONS_MAX, rules::Options as Wishes};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -26,7 +28,7 @@ use crate::{
     options::{Identity, Options},
     outbox::OutboxBusiness,
     peers::{Mailboxes, Pace, Peers, Reign},
-    replica::{Cell, EventQueue, Replica},
+    replica::{Cell, EventQueue, Interest, Replica},
     shell::{Mail, Refused, Shell},
     signals::{self, Afterwards},
     socket::SocketBusiness,
@@ -197,13 +199,33 @@ impl Runtime {
     }
 
     /// Adds a subscriber of a key. The interest reaches the owner in the background.
-    pub fn subscribe(&self, key: &Key) -> Arc<Cell> {
-        self.0.replica.subscribe(key, || self.tell(FollowerIn::Subscribe(key.clone())))
+    pub fn subscribe(&self, key: &Key, options: Wishes) -> Arc<Cell> {
+        self.0.replica.subscribe(key, options, |interest| self.tell_interest(key, interest))
     }
 
-    /// Takes a subscriber of a key away.
-    pub fn unsubscribe(&self, key: &Key) {
-        self.0.replica.unsubscribe(key, || self.tell(FollowerIn::Unsubscribe(key.clone())));
+    /// A subscriber of a key asks for something else.
+    pub fn change_options(&self, key: &Key, old: &Wishes, new: Wishes) {
+        self.0.replica.ask(key, old, new, |interest| self.tell_interest(key, interest));
+    }
+
+    /// Takes a subscriber of a key away, with the options it had last.
+    pub fn unsubscribe(&self, key: &Key, options: &Wishes) {
+        self.0.replica.unsubscribe(key, options, |interest| self.tell_interest(key, interest));
+    }
+
+    fn tell_interest(&self, key: &Key, interest: Interest) {
+        let key = key.clone();
+        self.tell(match interest {
+            Interest::Begins => FollowerIn::Subscribe(key),
+            Interest::Ends => FollowerIn::Unsubscribe(key),
+            Interest::Asks(mut wishes) => {
+                if wishes.len() > OPTIONS_MAX {
+                    self.0.observer.event(Event::LimitReached { limit: "OPTIONS_MAX" });
+                    wishes.truncate(OPTIONS_MAX);
+                }
+                FollowerIn::Observe { key, options: Wishes::list_to_bytes(&wishes).into() }
+            }
+        });
     }
 
     /// Adds an event subscriber.

@@ -74,7 +74,7 @@ pub use paceline_query::{
     key::QueryKey,
     outbox::OnConflict,
     patch::Patch,
-    rules::{NetworkMode, Poll, PollMode, PollStep, Retry, Staleness, Triggers},
+    rules::{NetworkMode, Options as QueryOptions, Poll, PollMode, PollStep, Retry, Staleness, Triggers},
 };
 pub use paceline_runtime::replica::GroupView;
 pub use query::{DataStatus, Query, Subscription, View};

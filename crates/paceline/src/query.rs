@@ -11,6 +11,7 @@ use paceline_proto::{
     id::{Key, Trace, Version},
     message::Ask,
 };
+use paceline_query::rules::Options as QueryOptions;
 use paceline_runtime::{
     Runtime,
     replica::{Cell, Snapshot},
@@ -25,16 +26,38 @@ use crate::error::Error;
 pub struct Query {
     pub(crate) runtime: Runtime,
     pub(crate) key: Key,
+    pub(crate) options: QueryOptions,
 }
 
 impl Query {
+    /// What subscriptions made from here on ask for beyond the rules of the key's resource. Each asks for itself: of all
+    /// that look at a key the shortest interval, the strictest staleness and the longest life count, and what one asked for
+    /// ends with it.
+    ///
+    /// ```no_run
+    /// # fn run(session: paceline::Session) {
+    /// use std::time::Duration;
+    /// use paceline::{QueryOptions, key};
+    ///
+    /// let options = QueryOptions::new().stale_time(Duration::from_secs(5)).poll_every(Duration::from_secs(2));
+    /// let stock = session.query(key!["stock", 7]).options(options).subscribe::<u64>();
+    /// stock.set_options(options.enabled(false)); // at run time: it shows what there is, and has nothing fetched
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn options(self, options: QueryOptions) -> Self {
+        Self { options, ..self }
+    }
+
     /// Subscribes. Synchronous: the returned handle is the subscription, dropping it unsubscribes. A value that the
     /// session already holds is shown within a turn of its runtime, any other when the owner's snapshot arrives.
     pub fn subscribe<T: DeserializeOwned>(&self) -> Subscription<T> {
-        let cell = self.runtime.subscribe(&self.key);
+        let options = self.options;
+        let cell = self.runtime.subscribe(&self.key, options);
         let watch = cell.watch();
         let shown = Mutex::new(Arc::new(View::new(cell.load())));
-        let interest = Interest { runtime: self.runtime.clone(), key: self.key.clone() };
+        let options = Mutex::new(options);
+        let interest = Interest { runtime: self.runtime.clone(), key: self.key.clone(), options };
         Subscription { cell, watch, seen: 0, shown, interest }
     }
 }
@@ -57,11 +80,12 @@ impl Query {
 struct Interest {
     runtime: Runtime,
     key: Key,
+    options: Mutex<QueryOptions>,
 }
 
 impl Drop for Interest {
     fn drop(&mut self) {
-        self.runtime.unsubscribe(&self.key);
+        self.runtime.unsubscribe(&self.key, self.options.get_mut());
     }
 }
 
@@ -78,6 +102,21 @@ pub struct Subscription<T> {
 /// The one place that names the watch type.
 mod tokio_watch {
     pub(super) type Receiver = paceline_runtime::replica::Watch;
+}
+
+impl<T> Subscription<T> {
+    /// What it asks for.
+    pub fn options(&self) -> QueryOptions {
+        *self.interest.options.lock()
+    }
+
+    /// Asks for something else from here on: at run time, as a user's preference or a window's state wants it.
+    pub fn set_options(&self, options: QueryOptions) {
+        let Interest { runtime, key, options: current } = &self.interest;
+        let mut current = current.lock();
+        runtime.change_options(key, &current, options);
+        *current = options;
+    }
 }
 
 impl<T: DeserializeOwned> Subscription<T> {

@@ -15,7 +15,7 @@ use paceline_proto::{
     message::{OpOutcome, Operation, SubmitOutcome},
     presence::Presence,
 };
-use paceline_query::{key::QueryKey, patch::Patch};
+use paceline_query::{key::QueryKey, patch::Patch, rules::Options as QueryOptions};
 use paceline_runtime::{End, JoinState, Runtime};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -74,7 +74,8 @@ impl Session {
 
     /// The query of a key.
     pub fn query(&self, key: impl Into<QueryKey>) -> Query {
-        Query { runtime: self.runtime.clone(), key: key.into().to_key() }
+        let options = QueryOptions::default();
+        Query { runtime: self.runtime.clone(), key: key.into().to_key(), options }
     }
 
     /// The ordered stream of a name.
@@ -317,7 +318,7 @@ struct Held<'a> {
 
 impl<'a> Held<'a> {
     async fn new(runtime: &'a Runtime, key: &'a Key) -> Result<Self, Error> {
-        let held = Self { runtime, key, cell: runtime.subscribe(key) };
+        let held = Self { runtime, key, cell: runtime.subscribe(key, QueryOptions::default()) };
         held.sync().await?;
         Ok(held)
     }
@@ -331,7 +332,7 @@ impl<'a> Held<'a> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.runtime.unsubscribe(self.key);
+        self.runtime.unsubscribe(self.key, &QueryOptions::default());
     }
 }
 

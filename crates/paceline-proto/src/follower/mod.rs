@@ -278,6 +278,7 @@ impl Follower {
         // What was subscribed while there was no link has no value yet, so it may not be part of a delta.
         let first = self.interest(|known| known || !continues);
         let late = self.interest(|known| !known && continues);
+        self.tell_options(out);
         self.ask(first, out);
         if self.asked.is_empty() {
             self.asked.push_back(Asked::default());
@@ -286,7 +287,7 @@ impl Follower {
         self.offered_complete = self.complete;
         self.offer(welcome.offer_since, out);
         self.ask(late, out);
-        self.tell_queries(out);
+        self.tell_declared(out);
     }
 
     fn interest(&self, wanted: impl Fn(bool) -> bool) -> Asked {

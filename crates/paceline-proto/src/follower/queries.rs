@@ -62,13 +62,13 @@ impl Follower {
     }
 
     pub(super) fn observe(&mut self, key: Key, options: Bytes, out: &mut Vec<Effect>) {
-        if !self.keys.contains_key(&key) {
-            return;
-        }
-        if options.is_empty() {
-            self.queries.options.remove(&key);
+        let known = if options.is_empty() {
+            self.queries.options.remove(&key)
         } else {
-            self.queries.options.insert(key.clone(), options.clone());
+            self.queries.options.insert(key.clone(), options.clone())
+        };
+        if known.unwrap_or_default() == options {
+            return;
         }
         self.send(ToHub::Observe { key, options }, out);
     }
@@ -86,9 +86,13 @@ impl Follower {
         }
     }
 
-    /// Tells a new owner, or one that begins anew.
-    pub(super) fn tell_queries(&mut self, out: &mut Vec<Effect>) {
+    /// Tells a new owner, or one that begins anew, what is declared.
+    pub(super) fn tell_declared(&mut self, out: &mut Vec<Effect>) {
         send_declared(self.queries.declared.values().cloned().collect(), out);
+    }
+
+    /// Tells it what is asked of keys, before they are subscribed to.
+    pub(super) fn tell_options(&mut self, out: &mut Vec<Effect>) {
         let options = self.queries.options.iter();
         out.extend(options.map(|(key, options)| {
             Effect::Send(ToHub::Observe { key: key.clone(), options: options.clone() })

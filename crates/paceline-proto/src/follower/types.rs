@@ -87,7 +87,8 @@ pub enum Input {
     Declare(Vec<Declared>),
     /// All that the session declares for its group; told where sessions declare differently.
     Items(Vec<DeclaredItem>),
-    /// What the session asks of a key that it subscribes to; told on every link while it does.
+    /// What the session asks of a key, told on every link while it subscribes to it; comes before [`Input::Subscribe`]
+    /// where it is to be known by then.
     Observe {
         /// The key.
         key: Key,

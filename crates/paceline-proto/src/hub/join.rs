@@ -121,6 +121,7 @@ impl Hub {
         link.archive = None;
         link.laid.clear();
         link.declared = 0;
+        link.options_ahead.clear();
         // Not `last`: a delta is not to be trusted after a hole.
         link.had_private = true;
         let session = link.session;
@@ -147,6 +148,9 @@ impl Hub {
         streams.iter().for_each(|stream| self.links.subscribe_stream(slot, stream));
         let at = self.log.end();
         let Some(link) = self.links.get_mut(slot) else { return Ok(()) };
+        for key in &keys {
+            link.options_ahead.remove(key);
+        }
         if link.keys.len() > INTEREST_MAX || link.streams.len() > INTEREST_MAX {
             return Err("more subscriptions than a session may have");
         }

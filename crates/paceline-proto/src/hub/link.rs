@@ -163,6 +163,8 @@ pub(super) struct Link {
     /// Resources declared.
     pub(super) declared: usize,
     pub(super) declaration: Declaration,
+    /// Keys with options that it does not subscribe to yet.
+    pub(super) options_ahead: BTreeSet<Key>,
     /// Those of them that it still keeps and offered.
     pub(super) ops_offered: BTreeSet<OpId>,
     /// Keys wanted from its offer.
@@ -224,6 +226,7 @@ impl Link {
             laid: BTreeSet::new(),
             declared: 0,
             declaration: Declaration::new(hello.declared),
+            options_ahead: BTreeSet::new(),
             ops_offered: BTreeSet::new(),
             wanted: 0,
             members_told: 0,

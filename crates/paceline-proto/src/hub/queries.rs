@@ -14,7 +14,7 @@ use crate::{
     event::Event,
     fetch::{Declared, FetchId, FetchOutcome, FetchRequest, QueryState},
     id::{Key, LinkId, SessionId, Trace, Version},
-    limits::{DECLARED_MAX, KEY_MAX, VALUE_MAX},
+    limits::{DECLARED_MAX, INTEREST_MAX, KEY_MAX, VALUE_MAX},
     message::{Answer, Ask, Body, ToSession},
     presence::Presence,
     time::Time,
@@ -46,7 +46,7 @@ pub enum QueryFact {
         /// The key.
         key: Key,
     },
-    /// A session asks something of a key that it subscribes to.
+    /// What a session asks of a key, from the next [`QueryFact::Observed`] on.
     Options {
         /// Who.
         session: SessionId,
@@ -318,16 +318,23 @@ impl Hub {
         options: Bytes,
         out: &mut Vec<Effect>,
     ) -> Result<(), &'static str> {
-        let Some(link) = self.links.get(slot) else { return Ok(()) };
-        if options.len() > KEY_MAX {
-            return Err("options that are too long");
+        let Some(link) = self.links.get_mut(slot) else { return Ok(()) };
+        if options.len() > KEY_MAX || key.0.len() > KEY_MAX {
+            return Err("options, or a key of theirs, that are too long");
         }
-        if !link.keys.contains(&key) {
-            // It unsubscribed in the meantime.
-            return Ok(());
+        let subscribed = link.keys.contains(&key);
+        // Told before it subscribes, so that it does so with them.
+        if !subscribed && link.options_ahead.insert(key.clone()) {
+            if link.keys.len() + link.options_ahead.len() > INTEREST_MAX {
+                return Err("options of more keys than a session may subscribe to");
+            }
         }
+        let known = subscribed && link.is_joined();
         let session = link.session;
-        self.tell_engine(QueryFact::Options { session, key, options }, out);
+        self.tell_engine(QueryFact::Options { session, key: key.clone(), options }, out);
+        if known {
+            self.tell_engine(QueryFact::Observed { session, key }, out);
+        }
         Ok(())
     }
 

@@ -72,7 +72,7 @@ impl Engine {
         out: &mut Vec<Effect>,
     ) {
         let query = self.query(now, &key);
-        query.keep_until = query.keep_until.max(now + query.gc(None));
+        query.keep_until = query.keep_until.max(now + query.gc(&[]));
         let fresh = query.is_fresh_enough(&want, now);
         let held = query.held.clone();
         self.touch(&key);

@@ -188,7 +188,7 @@ impl Engine {
             self.attempt(now, &key, out);
         }
         for key in self.index.active_under(prefix).cloned().collect::<Vec<_>>() {
-            let lacks = |query: &Query| query.held.is_none() && query.flight.is_none();
+            let lacks = |query: &Query| query.is_active() && query.held.is_none() && query.flight.is_none();
             if self.queries.get(&key).is_some_and(lacks) {
                 self.want_in_background(now, &key, paceline_proto::id::Trace::NONE, out);
             }

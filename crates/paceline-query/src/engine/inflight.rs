@@ -207,7 +207,7 @@ impl Engine {
         let Some(query) = self.queries.get_mut(key) else { return };
         let background = query.is_background();
         let Some(flight) = query.flight.take() else { return };
-        query.keep_until = query.keep_until.max(now + query.gc(None));
+        query.keep_until = query.keep_until.max(now + query.gc(&[]));
         // Without an attempt nothing was learned.
         if let (Some(began), Err(failure)) = (flight.began, &result) {
             query.failed = true;

@@ -164,7 +164,7 @@ impl Engine {
             let mut query = Query::new(rules.clone(), rules_of, engine.index.generation());
             query.held = Some(Held { value, at });
             query.marked = invalidated.then_some(now);
-            query.keep_until = now + query.gc(None);
+            query.keep_until = now + query.gc(&[]);
             engine.timers.set(Timer::Gc(key.clone()), Some(query.keep_until));
             engine.index.insert(&key);
             engine.queries.insert(key, query);
@@ -292,7 +292,7 @@ impl Engine {
             }
             return;
         };
-        let active = query.is_active();
+        let active = query.is_observed();
         self.index.set_active(&key, active);
         let turns_stale = active && !query.is_stale(now);
         let stale = query.stale_at().filter(|_| turns_stale).map(|(at, _)| at);
@@ -361,7 +361,7 @@ impl Engine {
             // It can be fetched again from here on.
             query.keep_until = now;
         }
-        query.keep_until = query.keep_until.max(now + query.gc(None));
+        query.keep_until = query.keep_until.max(now + query.gc(&[]));
         self.touch(&key);
         match cause {
             Cause::Fetch => self.installed(now, &key, out),

@@ -25,24 +25,27 @@ impl Engine {
         now: Time,
         session: SessionId,
         key: Key,
-        options: Options,
+        mut wishes: Vec<Options>,
         out: &mut Vec<Effect>,
     ) {
+        if wishes.is_empty() {
+            wishes.push(Options::default());
+        }
         self.sessions.get(session).keys.insert(key.clone());
         let (preferences, returning_until) = (self.preferences, self.returning_until);
         let query = self.query(now, &key);
-        let known = query.observers.insert(session, options);
+        let before = query.observers.remove(&session).unwrap_or_default();
         query.shown = None;
-        let triggers = query.triggers(&options);
-        let switched_on =
-            triggers.subscribe && preferences.refetch_on_subscribe && preferences.automatic_updates;
+        let switched_on = preferences.refetch_on_subscribe && preferences.automatic_updates;
         let missing = query.held.is_none();
         // Who comes back after a takeover is not new: what is stale by now is refreshed in turn.
         let new = now >= returning_until;
-        let wanted = match known {
-            None => missing || (new && switched_on && query.is_stale_for(&options, now)),
-            Some(before) => before != options && missing,
+        let wants = |options: &Options| {
+            let stale = || query.triggers(options).subscribe && query.is_stale_for(options, now);
+            options.is_enabled() && (missing || (new && switched_on && stale()))
         };
+        let wanted = wishes.iter().filter(|options| !before.contains(options)).any(wants);
+        query.observers.insert(session, wishes);
         self.touch(&key);
         if wanted {
             self.want_in_background(now, &key, Trace::NONE, out);
@@ -56,8 +59,8 @@ impl Engine {
 
     pub(super) fn drop_observer(&mut self, now: Time, session: SessionId, key: &Key, out: &mut Vec<Effect>) {
         let Some(query) = self.queries.get_mut(key) else { return };
-        let Some(options) = query.observers.remove(&session) else { return };
-        query.keep_until = query.keep_until.max(now + query.gc(Some(&options)));
+        let Some(wishes) = query.observers.remove(&session) else { return };
+        query.keep_until = query.keep_until.max(now + query.gc(&wishes));
         self.touch(key);
         self.give_up_if_unwanted(now, key, out);
     }

@@ -143,7 +143,7 @@ impl Engine {
             return None;
         }
         let asks = |options: &Options| matches!(options.poll, Some(Some(_)));
-        if query.rules.poll().is_none() && query.hints.poll.is_none() && !query.observers.values().any(asks) {
+        if query.rules.poll().is_none() && query.hints.poll.is_none() && !query.wishes().any(asks) {
             return None;
         }
         let step = query.step();
@@ -152,7 +152,9 @@ impl Engine {
         if !self.is_reachable(query) || !self.can_fetch(query) || self.is_fed(query, poll) {
             return None;
         }
-        let counts = query.observers.iter().filter_map(|(id, options)| {
+        let each =
+            query.observers.iter().flat_map(|(id, wishes)| wishes.iter().map(move |options| (id, options)));
+        let counts = each.filter(|(_, options)| options.is_enabled()).filter_map(|(id, options)| {
             let session = self.sessions.known(*id)?;
             let interval = self.interval_of(query, poll, step, (session, options), now)?;
             Some((interval, self.is_low(session)))

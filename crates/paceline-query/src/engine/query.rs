@@ -36,7 +36,7 @@ pub(super) struct Query {
     pub(super) marked: Option<Time>,
     /// The last mark of the index that it knows of.
     pub(super) mark: u64,
-    pub(super) observers: BTreeMap<SessionId, Options>,
+    pub(super) observers: BTreeMap<SessionId, Vec<Options>>,
     pub(super) flight: Option<Flight>,
     /// Failed attempts since the last success.
     pub(super) failures: u32,
@@ -88,8 +88,18 @@ impl Query {
     }
 
     /// Somebody subscribes to it.
-    pub(super) fn is_active(&self) -> bool {
+    pub(super) fn is_observed(&self) -> bool {
         !self.observers.is_empty()
+    }
+
+    /// Somebody who subscribes to it wants it fetched.
+    pub(super) fn is_active(&self) -> bool {
+        self.wishes().any(Options::is_enabled)
+    }
+
+    /// What those who subscribe to it ask for.
+    pub(super) fn wishes(&self) -> impl Iterator<Item = &Options> {
+        self.observers.values().flatten()
     }
 
     /// Its resource can be fetched at all.
@@ -101,7 +111,8 @@ impl Query {
     /// the fetcher knows about this value, and that beats the resource.
     pub(super) fn staleness(&self) -> Staleness {
         let of_all = self.hints.stale.unwrap_or_else(|| self.rules.staleness());
-        let each = self.observers.values().map(|options| options.stale.unwrap_or(of_all));
+        let enabled = self.wishes().filter(|options| options.is_enabled());
+        let each = enabled.map(|options| options.stale.unwrap_or(of_all));
         each.min_by_key(strictness).unwrap_or(of_all)
     }
 
@@ -148,9 +159,10 @@ impl Query {
         held.is_some_and(|held| now.since(held.at) < max_age)
     }
 
-    /// The value is kept so long after the session with these options.
-    pub(super) fn gc(&self, options: Option<&Options>) -> Duration {
-        options.and_then(|options| options.gc).unwrap_or(self.rules.gc)
+    /// The value is kept so long after a session with these wishes; the longest of them, by the rules where there are none.
+    pub(super) fn gc(&self, wishes: &[Options]) -> Duration {
+        let each = wishes.iter().map(|options| options.gc.unwrap_or(self.rules.gc));
+        each.max().unwrap_or(self.rules.gc)
     }
 
     /// Nobody waits for the fetch that is under way.
@@ -173,6 +185,12 @@ impl Query {
             failures: self.failures,
             error: self.error.clone(),
         }
+    }
+}
+
+impl Options {
+    pub(super) fn is_enabled(&self) -> bool {
+        self.enabled != Some(false)
     }
 }
 

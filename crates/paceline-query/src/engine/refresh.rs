@@ -99,7 +99,7 @@ impl Engine {
     fn is_refreshed_by_age(&self, query: &Query) -> bool {
         let said = query.rules.resources.iter().any(|matched| matched.resource.stale.is_some())
             || query.hints.stale.is_some()
-            || query.observers.values().any(|options| options.stale.is_some());
+            || query.wishes().any(|options| options.stale.is_some());
         query.rules.poll().is_none() && (said || self.defaults.stale != Staleness::Always)
     }
 

@@ -46,7 +46,7 @@ impl Engine {
         let mut counts = Counts::default();
         for (key, query) in &self.queries {
             let state = self.state_of(key, query, now);
-            let count = match (state.fetch, query.is_active(), state.stale) {
+            let count = match (state.fetch, query.is_observed(), state.stale) {
                 (FetchStatus::Fetching, _, _) => &mut counts.fetching,
                 (FetchStatus::Paused, _, _) => &mut counts.paused,
                 (FetchStatus::Idle, false, _) => &mut counts.inactive,

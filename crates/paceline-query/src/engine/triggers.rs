@@ -90,7 +90,7 @@ impl Engine {
                     now,
                     &key,
                     Worth::Stale,
-                    |query, _| query.observers.values().any(|options| query.triggers(options).reconnect),
+                    |query, _| query.wishes().any(|options| query.triggers(options).reconnect),
                     out,
                 );
             }
@@ -109,8 +109,8 @@ impl Engine {
                     &key,
                     worth,
                     |query, now| {
-                        let options = query.observers.get(&id);
-                        options.is_some_and(|options| {
+                        let wishes = query.observers.get(&id);
+                        wishes.into_iter().flatten().any(|options| {
                             let stale = query.is_stale_for(options, now);
                             query.triggers(options).focus && (stale || worth != Worth::Stale)
                         })
@@ -144,6 +144,7 @@ impl Engine {
 impl Query {
     /// The triggers of a session that looks at it.
     pub(super) fn triggers(&self, options: &Options) -> Triggers {
-        options.refetch_on.unwrap_or(self.rules.refetch_on)
+        let none = Triggers { subscribe: false, focus: false, reconnect: false };
+        if options.is_enabled() { options.refetch_on.unwrap_or(self.rules.refetch_on) } else { none }
     }
 }

@@ -42,7 +42,8 @@ pub enum Input {
         /// The key.
         key: Key,
         /// What it asks.
-        options: Options,
+        /// What it asks for, once for each place where it looks; none is one that asks for nothing.
+        options: Vec<Options>,
     },
     /// A session does not subscribe to the key any more.
     Unobserved {

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use serde_json::Value;
 
 use super::{
-    Dependency, NetworkMode, Poll, PollMode, PollStep, Resource, Retry, RulesError, Source, Staleness,
-    Triggers, wire::is_resource_name,
+    Dependency, NetworkMode, Options, Poll, PollMode, PollStep, Resource, Retry, RulesError, Source,
+    Staleness, Triggers, wire::is_resource_name,
 };
 use crate::{condition::Condition, pattern::KeyPattern};
 
@@ -177,5 +177,67 @@ impl Dependency {
     /// A tag.
     pub fn tag(tag: &str) -> Self {
         Self::Tag(Arc::from(tag))
+    }
+}
+
+impl Options {
+    /// Nothing beyond the rules.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether this subscription has the value fetched. One that is not enabled shows what there is; it is neither a
+    /// reason to fetch, to poll nor to refresh.
+    #[must_use]
+    pub const fn enabled(self, enabled: bool) -> Self {
+        Self { enabled: Some(enabled), ..self }
+    }
+
+    /// The value is stale at this age. Zero: at once.
+    #[must_use]
+    pub const fn stale_time(self, age: Duration) -> Self {
+        self.stale(if age.is_zero() { Staleness::Always } else { Staleness::After(age) })
+    }
+
+    /// When the value turns stale.
+    #[must_use]
+    pub const fn stale(self, stale: Staleness) -> Self {
+        Self { stale: Some(stale), ..self }
+    }
+
+    /// The value is kept so long after this subscription ended.
+    #[must_use]
+    pub const fn gc_time(self, age: Duration) -> Self {
+        Self { gc: Some(age), ..self }
+    }
+
+    /// What refetches a stale value.
+    #[must_use]
+    pub const fn refetch_on(self, triggers: Triggers) -> Self {
+        Self { refetch_on: Some(triggers), ..self }
+    }
+
+    /// Polled so often, at least [`INTERVAL_MIN`](crate::limits::INTERVAL_MIN).
+    #[must_use]
+    pub fn poll_every(self, interval: Duration) -> Self {
+        Self { poll: Some(Some(interval.max(crate::limits::INTERVAL_MIN))), ..self }
+    }
+
+    /// Not polled for this subscription, whatever the rules say.
+    #[must_use]
+    pub const fn no_poll(self) -> Self {
+        Self { poll: Some(None), ..self }
+    }
+
+    /// Polled also while no session is visible, or not.
+    #[must_use]
+    pub const fn poll_in_background(self, polled: bool) -> Self {
+        Self { poll_in_background: Some(polled), ..self }
+    }
+
+    /// It is on the user's screen right now, or not: what is not is not polled in the smart mode.
+    #[must_use]
+    pub const fn on_screen(self, shown: bool) -> Self {
+        Self { on_screen: Some(shown), ..self }
     }
 }

@@ -149,6 +149,28 @@ impl Options {
         write(self)
     }
 
+    /// What a session asks for a key in several places at once; as [`Options::to_bytes`] where it is one.
+    pub fn list_to_bytes(list: &[Self]) -> Vec<u8> {
+        match list {
+            [] => Vec::new(),
+            [one] => one.to_bytes(),
+            many => write(&many),
+        }
+    }
+
+    /// Reads what [`Options::list_to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// See [`RulesError`].
+    pub fn list_from_bytes(bytes: &[u8]) -> Result<Vec<Self>, RulesError> {
+        if !bytes.starts_with(b"[") {
+            return Ok(vec![Self::from_bytes(bytes)?]);
+        }
+        let list: Vec<Self> = read(bytes)?;
+        list.iter().try_for_each(|options| at_least("poll", options.poll.flatten()))?;
+        Ok(list)
+    }
+
     /// Reads what [`Options::to_bytes`] wrote; no bytes are the default.
     ///
     /// # Errors

@@ -212,3 +212,45 @@ fn q9_what_was_stale_before_it_had_a_value_is_said_again_with_the_value() {
     world.set("a", "1");
     assert_eq!((said(&world), world.is_stale("a")), (before + 1, true));
 }
+
+#[test]
+fn t1_who_is_not_enabled_sees_what_there_is_and_has_nothing_fetched() {
+    let off = Options { enabled: Some(false), poll: Some(Some(secs(1))), ..Options::default() };
+    let mut world = World::new([stale_after("a", secs(10))]);
+    world.observe_with(B, "a", off);
+    world.observe_with(B, "b", off);
+    world.declare(A, stale_after("b", secs(10)));
+    world.pass(secs(60));
+    world.online(false);
+    world.online(true);
+    world.invalidate("a");
+    world.pass(secs(60));
+    assert_eq!(world.requests.len(), 0, "neither a subscription, time, the network nor an invalidation");
+    let asked = world.ask(B, "a", FRESH);
+    world.reply(value("1"));
+    assert_eq!(world.answer(asked), Some(Ok(("1".into(), false, false))));
+    world.pass(mins(10));
+    assert_eq!((world.held("a"), world.is_stale("a")), (Some("1"), true), "it is kept, and shown as it is");
+    assert_eq!(world.requests.len(), 1);
+    world.observe_with(B, "a", Options::default());
+    assert_eq!(world.requests.len(), 2, "switched on, it is as if it came");
+}
+
+#[test]
+fn p4_a_session_that_looks_in_several_places_asks_for_the_most_of_them() {
+    let mut world = World::new([stale_after("a", mins(10))]);
+    let every = |seconds| Options { poll: Some(Some(secs(seconds))), ..Options::default() };
+    let observe = |world: &mut World, options: Vec<Options>| {
+        world.send(Input::Observed { session: B, key: key("a"), options });
+    };
+    observe(&mut world, vec![every(60), every(20), Options { enabled: Some(false), ..every(1) }]);
+    world.reply(value("1"));
+    world.pass(secs(20));
+    assert_eq!(world.requests.len(), 2, "the shortest interval of those that are enabled");
+    world.reply(value("2"));
+    observe(&mut world, vec![every(60)]);
+    world.pass(secs(59));
+    assert_eq!(world.requests.len(), 2);
+    world.pass(secs(1));
+    assert_eq!(world.requests.len(), 3);
+}

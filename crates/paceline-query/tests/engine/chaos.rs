@@ -78,8 +78,10 @@ fn reply() -> impl Strategy<Value = Reply> {
 fn options() -> impl Strategy<Value = Options> {
     let stale = prop_oneof![Just(None), (0_u64..5000).prop_map(|n| Some(Staleness::After(ms(n))))];
     let poll = prop_oneof![Just(None), Just(Some(None)), (500_u64..5000).prop_map(|n| Some(Some(ms(n)))),];
-    (stale, poll, any::<Option<bool>>(), any::<Option<bool>>()).prop_map(
-        |(stale, poll, poll_in_background, on_screen)| Options {
+    let enabled = prop_oneof![4 => Just(None), 1 => Just(Some(false))];
+    (enabled, stale, poll, any::<Option<bool>>(), any::<Option<bool>>()).prop_map(
+        |(enabled, stale, poll, poll_in_background, on_screen)| Options {
+            enabled,
             stale,
             gc: None,
             refetch_on: None,
@@ -197,6 +199,8 @@ struct Open {
     /// Who asked, of those that may be taken back.
     of: Vec<(SessionId, AskId)>,
     observed: BTreeSet<(SessionId, usize)>,
+    /// Those of them that are not enabled.
+    off: BTreeSet<(SessionId, usize)>,
     online: bool,
 }
 
@@ -225,6 +229,11 @@ fn do_step(world: &mut World, open: &mut Open, step: &Step, n: usize) {
         }
         Step::Observe(at, key, options) => {
             open.observed.insert((SESSIONS[*at], *key));
+            if options.enabled == Some(false) {
+                open.off.insert((SESSIONS[*at], *key));
+            } else {
+                open.off.remove(&(SESSIONS[*at], *key));
+            }
             world.observe_with(SESSIONS[*at], KEYS[*key], *options);
         }
         Step::Unobserve(at, key) => {
@@ -321,8 +330,9 @@ fn heal(world: &mut World, open: &mut Open) {
     world.pass_until(end);
     open.asks.retain(|id| !world.answers.contains_key(id));
     assert!(open.asks.is_empty(), "questions without an answer: {:?}", open.asks);
-    for (_, at) in open.observed.iter().filter(|(_, at)| KEYS[*at] != "pushed") {
-        assert!(world.held(KEYS[*at]).is_some(), "{} has no value", KEYS[*at]);
+    for (session, at) in open.observed.iter().filter(|(_, at)| KEYS[*at] != "pushed") {
+        let off = open.off.contains(&(*session, *at));
+        assert!(off || world.held(KEYS[*at]).is_some(), "{} has no value", KEYS[*at]);
         assert_eq!(world.fetch_status(KEYS[*at]), FetchStatus::Idle, "{}", KEYS[*at]);
     }
     for (session, name) in SESSIONS.iter().flat_map(|session| KEYS.map(|name| (*session, name))) {

@@ -186,7 +186,7 @@ impl World {
     }
 
     pub fn observe_with(&mut self, session: SessionId, name: &str, options: Options) {
-        self.send(Input::Observed { session, key: key(name), options });
+        self.send(Input::Observed { session, key: key(name), options: vec![options] });
     }
 
     pub fn unobserve(&mut self, session: SessionId, name: &str) {
