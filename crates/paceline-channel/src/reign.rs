@@ -295,6 +295,7 @@ impl Queries {
                 }
                 Effect::Touch { key, trace } => QueryWish::Touch { key, trace },
                 Effect::Mark { keys, trace } => QueryWish::Mark { keys, trace },
+                Effect::Unmark { key } => QueryWish::Unmark { key },
                 Effect::Show { key, state } => QueryWish::Show { key, state },
                 Effect::Remove { key } => QueryWish::Remove { key },
                 Effect::Answer { id, answer } => {

@@ -117,6 +117,23 @@ fn a_value_found_to_be_right_loses_its_mark_and_nobody_is_notified() {
 }
 
 #[test]
+fn a_value_that_no_mark_makes_stale_loses_it_everywhere_and_keeps_its_time() {
+    let mut net = Net::group(resumable(), 2);
+    install(&mut net, "1", Version::None);
+    let at = net.hub().get(&key("k")).unwrap().updated_at;
+    net.pass(std::time::Duration::from_secs(5));
+    net.op(1, Operation::Invalidate { key: key("k"), exact: false });
+    net.flow();
+    net.facts.clear();
+    wish(&mut net, QueryWish::Unmark { key: key("k") });
+    net.flow();
+    for held in [net.hub().get(&key("k")).cloned(), net.node(2).follower.get(&key("k")).cloned()] {
+        assert_eq!(held.map(|held| (held.invalidated, held.updated_at)), Some((false, at)));
+    }
+    assert_eq!(net.facts, []);
+}
+
+#[test]
 fn dependents_are_marked_everywhere_and_not_told_back() {
     let mut net = Net::group(resumable(), 2);
     install(&mut net, "1", Version::None);

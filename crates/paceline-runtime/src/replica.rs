@@ -241,10 +241,13 @@ pub struct GroupView {
     pub connections: Vec<Connection>,
 }
 
+/// A key's place, and what each of its subscribers asks for.
+type Watched = (Arc<Cell>, Vec<Options>);
+
 /// The replica of one session.
 #[derive(Debug)]
 pub struct Replica {
-    cells: RwLock<HashMap<Key, (Arc<Cell>, Vec<Options>)>>,
+    cells: RwLock<HashMap<Key, Watched>>,
     streams: RwLock<HashMap<Stream, Vec<Arc<EventQueue>>>>,
     group: watch::Sender<Arc<GroupView>>,
 }

@@ -75,6 +75,29 @@ fn a_session_without_a_fetcher_gets_what_another_fetches() {
 }
 
 #[test]
+fn a_static_value_is_fresh_to_everybody_whatever_is_invalidated() {
+    let (dir, calls) = (scratch(), Arc::<AtomicU64>::default());
+    let counted = calls.clone();
+    let fixed = Resource::new("fixed").stale(paceline::Staleness::Static).fetch(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async { Ok(1) }
+    });
+    let ours = Session::builder("test").state_dir(dir.path()).resource(fixed).join_blocking().unwrap();
+    let theirs = common::join(dir.path());
+    ours.query(key!["fixed"]).fetch_blocking::<u64>(Freshness::by_rules()).unwrap();
+    let watching = [&ours, &theirs].map(|session| session.query(key!["fixed"]).subscribe::<u64>());
+    for session in [&ours, &theirs] {
+        session.invalidate_blocking(key!["fixed"]).unwrap();
+        for reader in [&ours, &theirs] {
+            let view = common::block_on(reader.query(key!["fixed"]).read::<u64>()).unwrap();
+            assert_eq!((view.data(), view.is_stale()), (Some(&1), false));
+        }
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    drop(watching);
+}
+
+#[test]
 fn an_invalidation_fetches_again_what_somebody_looks_at() {
     let (dir, calls) = (scratch(), Arc::default());
     let ours = fetching(dir.path(), &calls, HOUR);

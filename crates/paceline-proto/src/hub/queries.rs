@@ -153,6 +153,11 @@ pub enum QueryWish {
         /// The cause.
         trace: Trace,
     },
+    /// No invalidation makes this value stale: take the mark away. Its time stays.
+    Unmark {
+        /// The key.
+        key: Key,
+    },
     /// Drop the value. Nobody subscribes to it.
     Remove {
         /// The key.
@@ -324,10 +329,9 @@ impl Hub {
         }
         let subscribed = link.keys.contains(&key);
         // Told before it subscribes, so that it does so with them.
-        if !subscribed && link.options_ahead.insert(key.clone()) {
-            if link.keys.len() + link.options_ahead.len() > INTEREST_MAX {
-                return Err("options of more keys than a session may subscribe to");
-            }
+        let ahead = !subscribed && link.options_ahead.insert(key.clone());
+        if ahead && link.keys.len() + link.options_ahead.len() > INTEREST_MAX {
+            return Err("options of more keys than a session may subscribe to");
         }
         let known = subscribed && link.is_joined();
         let session = link.session;
@@ -372,6 +376,7 @@ impl Hub {
             QueryWish::Install { .. }
             | QueryWish::Touch { .. }
             | QueryWish::Mark { .. }
+            | QueryWish::Unmark { .. }
             | QueryWish::Remove { .. }
             | QueryWish::Show { .. } => true,
             QueryWish::Fetch { .. } | QueryWish::CancelFetch { .. } | QueryWish::Answer { .. } => false,
@@ -396,6 +401,14 @@ impl Hub {
                     self.cache.invalidate(&key, true);
                     atom.push(Body::Invalidate { key, exact: true }, None, None, To::All);
                 }
+                self.commit(atom, out);
+            }
+            QueryWish::Unmark { key } => {
+                let marked = self.get(&key).filter(|held| held.invalidated);
+                let Some(held) = marked.cloned() else { return };
+                let mut atom = self.log.atom(Trace::NONE);
+                let (at, version) = (held.updated_at, held.place.version);
+                self.put_as_of(at, &mut atom, key, held.value, version, None, None, false);
                 self.commit(atom, out);
             }
             QueryWish::Remove { key } => {

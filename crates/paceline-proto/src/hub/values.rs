@@ -12,6 +12,7 @@ use crate::{
     id::{Channel, Key, Mark, Place, Position, Version},
     limits::{KEY_MAX, VALUE_MAX},
     message::{Body, Change, Held},
+    time::Time,
 };
 
 impl Hub {
@@ -135,11 +136,28 @@ impl Hub {
         op: Option<crate::message::HeldOp>,
         folded: bool,
     ) {
+        let now = self.now;
+        self.put_as_of(now, atom, key, value, version, origin, op, folded);
+    }
+
+    /// As [`Hub::put`], for a value that was found to be right at another time.
+    #[expect(clippy::too_many_arguments, reason = "one value and where it comes from")]
+    pub(super) fn put_as_of(
+        &mut self,
+        updated_at: Time,
+        atom: &mut Atom,
+        key: Key,
+        value: Bytes,
+        version: Version,
+        origin: Option<&(Channel, Position)>,
+        op: Option<crate::message::HeldOp>,
+        folded: bool,
+    ) {
         let mark = atom.mark();
         let old = self.cache.get(&key);
         let place = Place { reset: old.map_or(Mark::ZERO, |entry| entry.held.place.reset), version, mark };
         let hash = self.fold.hash(&value);
-        let held = Held { key, place, value, hash, invalidated: false, updated_at: self.now };
+        let held = Held { key, place, value, hash, invalidated: false, updated_at };
         let set_at = old.filter(|_| folded).map_or(mark, |entry| entry.set_at);
         let written = origin.cloned().or_else(|| old.and_then(|entry| entry.written.clone()));
         let basis = old.and_then(|entry| entry.basis.clone());

@@ -292,6 +292,11 @@ impl Engine {
             }
             return;
         };
+        if query.marked.is_some() && query.held.is_some() && !query.is_markable() {
+            // The mark reaches everything under its prefix; who it is not for is known here.
+            query.marked = None;
+            out.push(Effect::Unmark { key: key.clone() });
+        }
         let active = query.is_observed();
         self.index.set_active(&key, active);
         let turns_stale = active && !query.is_stale(now);

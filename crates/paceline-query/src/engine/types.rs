@@ -269,6 +269,11 @@ pub enum Effect {
         /// The cause.
         trace: Trace,
     },
+    /// No mark makes this value stale: it is taken away. Not told back.
+    Unmark {
+        /// The key.
+        key: Key,
+    },
     /// Show the state of a query to its subscribers.
     Show {
         /// The key.

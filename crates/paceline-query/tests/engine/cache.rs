@@ -2,7 +2,7 @@
 
 use paceline_proto::fetch::{FailureKind, FetchStatus, Want};
 use paceline_query::{
-    engine::{Input, Note},
+    engine::{Input, Note, RefetchType},
     rules::{Options, Resource, Staleness},
 };
 
@@ -253,4 +253,20 @@ fn p4_a_session_that_looks_in_several_places_asks_for_the_most_of_them() {
     assert_eq!(world.requests.len(), 2);
     world.pass(secs(1));
     assert_eq!(world.requests.len(), 3);
+}
+
+#[test]
+fn q3_a_static_value_is_not_left_marked_and_one_that_somebody_wants_marked_is() {
+    let fixed = Resource { stale: Some(Staleness::Static), ..resource("a") };
+    let mut world = World::new([fixed]);
+    world.observe(B, "a");
+    world.reply(value("1"));
+    world.invalidate("a");
+    assert!(!world.values[&key("a")].invalidated && !world.is_stale("a"));
+    let strict = Options { stale: Some(Staleness::Never), ..Options::default() };
+    world.observe_with(A, "a", strict);
+    world.invalidate_as("a", false, RefetchType::None);
+    assert!(world.values[&key("a")].invalidated && world.is_stale("a"));
+    world.unobserve(A, "a");
+    assert!(!world.values[&key("a")].invalidated && !world.is_stale("a"));
 }

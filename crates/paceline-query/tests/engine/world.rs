@@ -302,6 +302,11 @@ impl World {
                 }
                 self.marked.extend(keys);
             }
+            Effect::Unmark { key } => {
+                if let Some(stored) = self.values.get_mut(&key) {
+                    stored.invalidated = false;
+                }
+            }
             Effect::Show { key, state } => {
                 *self.shows.entry(key.clone()).or_default() += 1;
                 self.shown.insert(key, state);
