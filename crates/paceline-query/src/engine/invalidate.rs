@@ -116,7 +116,7 @@ impl Engine {
         let Some(query) = self.queries.get_mut(key) else { return };
         if query.rules_of != self.resources.generation() {
             query.rules_of = self.resources.generation();
-            query.take_rules(self.resources.rules(key));
+            query.take_rules(now, self.resources.rules(key));
         }
         let mark = self.index.marked(key);
         if mark > query.mark {

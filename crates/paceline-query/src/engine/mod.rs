@@ -115,6 +115,8 @@ pub struct Engine {
     last_attempt: u64,
     /// Keys whose flight is paused.
     paused: BTreeSet<Key>,
+    /// Keys that are kept, unused, since nobody could fetch them again; looked at when rules change.
+    kept: BTreeSet<Key>,
     limits: BTreeMap<Limit, Time>,
     gathered: Gathered,
     woken: Woken,
@@ -145,6 +147,7 @@ impl Engine {
             attempts: BTreeMap::new(),
             last_attempt: 0,
             paused: BTreeSet::new(),
+            kept: BTreeSet::new(),
             limits: BTreeMap::new(),
             gathered: Gathered::default(),
             woken: Woken::default(),

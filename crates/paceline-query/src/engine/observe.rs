@@ -75,6 +75,7 @@ impl Engine {
         }
         if query.held.is_some() && !query.fetched && query.rules.keeps_what_is_set() {
             query.keep_until = Time::NEVER;
+            self.kept.insert(key.clone());
             return;
         }
         if query.held.is_some() {
@@ -87,6 +88,7 @@ impl Engine {
         self.queries.remove(key);
         self.index.remove(key);
         self.paused.remove(key);
+        self.kept.remove(key);
         self.gathered.forget(key);
     }
 
@@ -137,7 +139,8 @@ impl Engine {
 
     /// The keys under a prefix may have other rules now.
     pub(super) fn rules_changed(&mut self, now: Time, prefix: &Key) {
-        for key in self.index.active_under(prefix).cloned().collect::<Vec<_>>() {
+        let kept = self.kept.range(prefix.clone()..).take_while(|key| prefix.is_prefix_of(key));
+        for key in self.index.active_under(prefix).chain(kept).cloned().collect::<Vec<_>>() {
             self.notice(now, &key);
             self.touch(&key);
         }
@@ -145,11 +148,17 @@ impl Engine {
 }
 
 impl Query {
-    /// What was granted by the old rules counts from the same moment by the new ones.
-    pub(super) fn take_rules(&mut self, rules: Arc<KeyRules>) {
+    /// What was granted by the old rules counts from the same moment by the new ones. A value that was kept for want of anybody
+    /// who could fetch it is used from now on, if somebody can.
+    pub(super) fn take_rules(&mut self, now: Time, rules: Arc<KeyRules>) {
         if self.rules != rules {
-            let unused_since = self.keep_until - self.rules.gc;
-            self.keep_until = self.keep_until.max(unused_since + rules.gc);
+            let kept = self.keep_until == Time::NEVER && self.rules.keeps_what_is_set();
+            self.keep_until = if kept && !rules.keeps_what_is_set() {
+                now + rules.gc
+            } else {
+                let unused_since = self.keep_until - self.rules.gc;
+                self.keep_until.max(unused_since + rules.gc)
+            };
             self.rules = rules;
             self.pace.changed();
         }

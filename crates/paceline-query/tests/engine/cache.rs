@@ -40,6 +40,19 @@ fn q1_fresh_is_served_stale_is_served_and_refreshed_unused_is_removed() {
 }
 
 #[test]
+fn q1_what_was_kept_for_want_of_a_fetcher_is_removed_unused_once_there_is_one() {
+    let mut world = World::new([]);
+    world.set("a", "1");
+    world.pass(mins(60));
+    assert_eq!(world.held("a"), Some("1"), "nobody could fetch it again");
+    world.declare(A, stale_after("a", mins(1)));
+    world.pass(mins(5) - ms(1));
+    assert_eq!(world.held("a"), Some("1"));
+    world.pass(ms(1));
+    assert_eq!(world.held("a"), None);
+}
+
+#[test]
 fn q2_the_timeline_holds_to_the_millisecond() {
     let mut world = World::new([kept("a", mins(2), mins(10))]);
     world.observe(A, "a");
