@@ -52,7 +52,7 @@ fn engine(queries: usize) -> Engine {
 }
 
 fn observe(engine: &mut Engine, key: Key, out: &mut Vec<Effect>) {
-    engine.handle(NOW, Input::Observed { session: SESSION, key, options: Options::default() }, out);
+    engine.handle(NOW, Input::Observed { session: SESSION, key, options: vec![Options::default()] }, out);
     out.clear();
 }
 
