@@ -71,8 +71,11 @@ fn what_is_asked_for_in_several_places_is_told_together_and_alone_as_ever() {
     for list in [vec![Options::default()], vec![poll], vec![poll, off, Options::default()]] {
         assert_eq!(Options::list_from_bytes(&Options::list_to_bytes(&list)), Ok(list));
     }
-    assert_eq!(Options::list_to_bytes(&[poll]), poll.to_bytes());
-    assert!(Options::list_to_bytes(&[Options::default()]).is_empty());
+    for one in [poll, Options::default()] {
+        assert_eq!(Options::list_to_bytes(&[one]), one.to_bytes());
+    }
+    assert!(Options::list_to_bytes(&[]).is_empty());
+    assert_eq!(Options::list_from_bytes(b""), Ok(vec![Options::default()]));
     assert!(Options::list_from_bytes(br#"[{"poll_ns":1}]"#).is_err(), "each is checked");
 }
 
