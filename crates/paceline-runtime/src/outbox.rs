@@ -145,6 +145,8 @@ pub(crate) struct Committed {
     /// Marks that are durable; with what is to be sent.
     marked: Vec<(MutationId, Option<Bytes>)>,
     found: Vec<(MutationId, Found)>,
+    /// Marks that the store could not take now; nothing of them was stored.
+    put_off: Vec<(MutationId, Mark)>,
     fenced: Option<String>,
     failed: Option<String>,
     /// How many were committed by an owner that was replaced meanwhile.
@@ -188,6 +190,8 @@ pub(crate) struct OutboxBusiness {
     /// A step of reading comes before the next commit.
     read_next: bool,
     look_at: Option<Time>,
+    /// Marks that wait for the store to take them, with the next look.
+    put_off: Vec<(MutationId, Mark)>,
     /// Why there is no store, for those who submit.
     why_absent: String,
 }
@@ -212,6 +216,7 @@ impl OutboxBusiness {
             early: Vec::new(),
             read_next: false,
             look_at: None,
+            put_off: Vec::new(),
             why_absent: String::new(),
         }
     }
@@ -230,6 +235,7 @@ impl OutboxBusiness {
         }
         self.drain = Some(drain);
         self.look_at = None;
+        self.put_off.clear();
         let store = Box::new(Store { database, claim, dir: self.seat.dir.clone() });
         let failed = self.failed;
         io.complete(async move {
@@ -276,6 +282,10 @@ impl OutboxBusiness {
             }
             for (id, found) in committed.found {
                 drain.found(id, &found);
+            }
+            if !committed.put_off.is_empty() {
+                self.put_off = committed.put_off;
+                self.look_at.get_or_insert(io.now + LOOK_AGAIN);
             }
         } else {
             self.drain = None;
@@ -389,7 +399,6 @@ impl OutboxBusiness {
 
     /// Starts a step of reading, if the store is here and not all of it is read.
     fn start_reading(&mut self, io: &mut Io<'_, OutboxIn>) -> bool {
-        // One that sends nothing leaves what is stored to others.
         let wanted = self.drain.as_ref().filter(|_| self.draining.is_none() && !self.stopping);
         let Some(after) = wanted.and_then(Drain::reads_after) else { return false };
         match std::mem::replace(&mut self.state, State::Away) {
@@ -577,6 +586,7 @@ impl Business for OutboxBusiness {
 
     fn due(&mut self, io: &mut Io<'_, OutboxIn>) {
         if let Some(drain) = &mut self.drain {
+            drain.work.marks.append(&mut self.put_off);
             drain.handle(io.now, Input::Tick);
             self.changed = true;
         }
@@ -684,6 +694,7 @@ fn commit(mut store: Box<Store>, batch: &Batch) -> (Box<Store>, Committed) {
         accepted: Vec::new(),
         marked: Vec::new(),
         found: Vec::new(),
+        put_off: Vec::new(),
         fenced: None,
         failed: None,
         moved: 0,
@@ -696,12 +707,15 @@ fn commit(mut store: Box<Store>, batch: &Batch) -> (Box<Store>, Committed) {
     if matches!(&stored, Err(error) if error.retryable() && !error.state_unknown()) && !marks.is_empty() {
         // No room for more mutations; what became of others is stored all the same.
         let refused = stored;
-        stored = store.database.store(&[], &marks).and(refused);
-        if stored.as_ref().is_err_and(|error| !error.state_unknown())
-            && store.claim.fence().unfenced().is_ok()
-        {
-            committed.marked = marked(&mut store, &batch.marks);
+        let alone = store.database.store(&[], &marks);
+        match &alone {
+            Ok(_) if store.claim.fence().unfenced().is_ok() => {
+                committed.marked = marked(&mut store, &batch.marks);
+            }
+            Ok(_) => {}
+            Err(_) => committed.put_off.clone_from(&batch.marks),
         }
+        stored = alone.and(refused);
     }
     hit("committed");
     match stored {
@@ -715,12 +729,7 @@ fn commit(mut store: Box<Store>, batch: &Batch) -> (Box<Store>, Committed) {
                 committed.accepted =
                     new.map(|(submit, _)| (submit.id, drain::brief(&submit.payload))).collect();
                 committed.marked = marked(&mut store, &batch.marks);
-                for id in &batch.lookups {
-                    match drain::look_up(&mut store.database, *id) {
-                        Ok(found) => committed.found.push((*id, found)),
-                        Err(error) => tracing::warn!(%error, "a mutation cannot be looked up"),
-                    }
-                }
+                committed.found = looked_up(&mut store, &batch.lookups);
             }
             Err(fenced) => {
                 committed.results = all(&SubmitOutcome::Moved);
@@ -731,6 +740,7 @@ fn commit(mut store: Box<Store>, batch: &Batch) -> (Box<Store>, Committed) {
         Err(error) if error.retryable() && !error.state_unknown() => {
             tracing::warn!(%error, "a batch was not stored");
             committed.full = matches!(error, StoreError::CapReached { .. });
+            committed.found = looked_up(&mut store, &batch.lookups);
             committed.results = all(&SubmitOutcome::Busy);
         }
         Err(error) => {
@@ -740,6 +750,17 @@ fn commit(mut store: Box<Store>, batch: &Batch) -> (Box<Store>, Committed) {
         }
     }
     (store, committed)
+}
+
+fn looked_up(store: &mut Store, ids: &[MutationId]) -> Vec<(MutationId, Found)> {
+    let look = |id: &MutationId| match drain::look_up(&mut store.database, *id) {
+        Ok(found) => Some((*id, found)),
+        Err(error) => {
+            tracing::warn!(%error, "a mutation cannot be looked up");
+            None
+        }
+    };
+    ids.iter().filter_map(look).collect()
 }
 
 /// The durable marks, each with what is to be sent behind it.
